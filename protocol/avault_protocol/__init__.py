@@ -1,0 +1,54 @@
+"""What the daemon and its clients say to each other: names, limits, errors, methods, messages. No I/O.
+
+SPEC.md beside this package is the normative text.
+"""
+
+from . import _limits as limits
+from ._errors import (
+    ERRORS as ERRORS,
+    WRONG_USE as WRONG_USE,
+    AlreadyBoundError as AlreadyBoundError,
+    AmbiguousAgentError as AmbiguousAgentError,
+    AuditFailedError as AuditFailedError,
+    AvaultError as AvaultError,
+    BadRequestError as BadRequestError,
+    BusyError as BusyError,
+    CorruptError as CorruptError,
+    DaemonUnavailableError as DaemonUnavailableError,
+    DeniedError as DeniedError,
+    InternalError as InternalError,
+    LockedError as LockedError,
+    NotFoundError as NotFoundError,
+    NotGrantedError as NotGrantedError,
+    ProofRequiredError as ProofRequiredError,
+    RequestTimeoutError as RequestTimeoutError,
+    RollbackError as RollbackError,
+    StorageFailedError as StorageFailedError,
+    ThrottledError as ThrottledError,
+    TooLargeError as TooLargeError,
+    UninitializedError as UninitializedError,
+    UnknownAgentError as UnknownAgentError,
+    WrongPassphraseError as WrongPassphraseError,
+    error_from_wire as error_from_wire,
+)
+from ._methods import (
+    AGENT as AGENT,
+    LOCKED as LOCKED,
+    METHODS as METHODS,
+    NOTIFICATIONS as NOTIFICATIONS,
+    OPERATOR as OPERATOR,
+    SERVE as SERVE,
+    STATES as STATES,
+    UNINITIALIZED as UNINITIALIZED,
+    UNLOCKED as UNLOCKED,
+    UNLOCKING as UNLOCKING,
+    WAIT as WAIT,
+    Field as Field,
+    Method as Method,
+)
+from ._names import (
+    check_agent_name as check_agent_name,
+    check_secret_name as check_secret_name,
+    is_agent_name as is_agent_name,
+    is_secret_name as is_secret_name,
+)

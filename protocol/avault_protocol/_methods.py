@@ -1,0 +1,374 @@
+"""The vocabulary: every method of both sockets, its parameters, and what it does in each state of the vault.
+
+This table is what the daemon dispatches by, what checks parameters, and what SPEC.md is compared with in a test.
+"""
+
+from __future__ import annotations
+
+from ._errors import BadRequestError
+from ._limits import MAX_DECLARED, MAX_ITEMS, MAX_REASON, MAX_VALUE, MAX_WAIT
+from ._names import check_agent_name, check_secret_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Check = Callable[[object, str], object]
+
+AGENT = "agent"
+OPERATOR = "operator"
+
+# The states of a vault.
+UNINITIALIZED = "uninitialized"
+LOCKED = "locked"
+UNLOCKING = "unlocking"
+UNLOCKED = "unlocked"
+STATES = (UNINITIALIZED, LOCKED, UNLOCKING, UNLOCKED)
+
+# What a method does in a state: one of these, or the code of the error it gives.
+SERVE = "serve"
+WAIT = "wait"  # `locked`, unless the request asked to wait
+
+ALWAYS = dict.fromkeys(STATES, SERVE)
+WITH_A_VAULT = {**ALWAYS, UNINITIALIZED: "uninitialized"}
+UNLOCKED_ONLY = {**WITH_A_VAULT, LOCKED: "locked", UNLOCKING: "locked"}
+ON_UNLOCK = {**UNLOCKED_ONLY, LOCKED: WAIT, UNLOCKING: WAIT}
+ONCE = {UNINITIALIZED: SERVE, LOCKED: "bad_request", UNLOCKING: "bad_request", UNLOCKED: "bad_request"}
+ONE_AT_A_TIME = {**WITH_A_VAULT, UNLOCKING: "busy"}
+RESTORING = {**ALWAYS, UNLOCKING: "busy"}
+
+
+class Field:
+    """One parameter: how it is checked, and whether it must be there."""
+
+    __slots__ = ("check", "meaning", "required")
+
+    def __init__(self, check: Check, meaning: str, *, required: bool = True) -> None:
+        self.check = check
+        self.meaning = meaning
+        self.required = required
+
+
+class Method:
+    """One method of one socket."""
+
+    __slots__ = ("fields", "name", "proof", "returns_value", "socket", "states", "takes_value")
+
+    def __init__(
+        self,
+        name: str,
+        socket: str,
+        states: Mapping[str, str],
+        fields: Mapping[str, Field] | None = None,
+        *,
+        proof: bool = False,
+        takes_value: bool = False,
+        returns_value: bool = False,
+    ) -> None:
+        self.name = name
+        self.socket = socket
+        self.states = states
+        self.fields: Mapping[str, Field] = fields or {}
+        self.proof = proof
+        self.takes_value = takes_value
+        self.returns_value = returns_value
+
+    def check(self, params: object) -> dict[str, object]:
+        """Return the checked parameters; raise `BadRequestError` naming the first that is wrong."""
+        if not isinstance(params, dict):
+            raise BadRequestError(f"{self.name}: the parameters are no map")
+        for key in params:
+            if key not in self.fields:
+                raise BadRequestError(f"{self.name}: unknown parameter {ascii(key)[:40]}")
+        checked: dict[str, object] = {}
+        for key, field in self.fields.items():
+            if key in params:
+                checked[key] = field.check(params[key], f"{self.name}: {key}")
+            elif field.required:
+                raise BadRequestError(f"{self.name}: parameter {key} is missing")
+        return checked
+
+
+def _string(value: object, where: str) -> object:
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
+        raise BadRequestError(f"{where}: not a printable string of 1 to 256 characters")
+    return value
+
+
+def _reason(value: object, where: str) -> object:
+    if not isinstance(value, str) or len(value) > MAX_REASON or not value.isprintable():
+        raise BadRequestError(f"{where}: not a printable string of at most {MAX_REASON} characters")
+    return value
+
+
+def _flag(value: object, where: str) -> object:
+    if not isinstance(value, bool):
+        raise BadRequestError(f"{where}: not true or false")
+    return value
+
+
+def _integer(low: int, high: int) -> Check:
+    def check(value: object, where: str) -> object:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise BadRequestError(f"{where}: not a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _seconds(value: object, where: str) -> object:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= MAX_WAIT:  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+        raise BadRequestError(f"{where}: not a number of seconds from 0 to {MAX_WAIT:.0f}")
+    return value
+
+
+def _secret(value: object, where: str) -> object:
+    return check_secret_name(value)
+
+
+def _agent(value: object, where: str) -> object:
+    return check_agent_name(value)
+
+
+def _list(item: Check, most: int) -> Check:
+    def check(value: object, where: str) -> object:
+        if not isinstance(value, list) or len(value) > most:
+            raise BadRequestError(f"{where}: not a list of at most {most}")
+        checked = [item(element, where) for element in value]
+        if len({str(element) for element in checked}) != len(checked):
+            raise BadRequestError(f"{where}: something is named twice")
+        return checked
+
+    return check
+
+
+def _uid(value: object, where: str) -> object:
+    return _integer(0, 2**32 - 2)(value, where)
+
+
+def _unit(value: object, where: str) -> object:
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= 255
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        raise BadRequestError(f"{where}: not the name of a unit")
+    if "/" in value or "." not in value:
+        raise BadRequestError(
+            f"{where}: not the full name of a unit, such as cobot.service: {ascii(value)[:80]}"
+        )
+    return value
+
+
+def _encoding(value: object, where: str) -> object:
+    if value not in ("text", "base64"):
+        raise BadRequestError(f"{where}: not text or base64")
+    return value
+
+
+_ITEM = {
+    "name": Field(_secret, "name of the secret"),
+    "size": Field(_integer(1, MAX_VALUE), "bytes of its value"),
+    "encoding": Field(_encoding, "text, or base64 (of a value that is not UTF-8)"),
+}
+
+
+def _item(value: object, where: str) -> object:
+    if not isinstance(value, dict) or value.keys() != _ITEM.keys():
+        raise BadRequestError(f"{where}: an item is a map of exactly {', '.join(_ITEM)}")
+    return {key: field.check(value[key], f"{where}: {key}") for key, field in _ITEM.items()}
+
+
+def _items(value: object, where: str) -> object:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_ITEMS:
+        raise BadRequestError(f"{where}: not a list of 1 to {MAX_ITEMS} items")
+    checked = [_item(element, where) for element in value]
+    names = {element["name"] for element in checked}  # type: ignore[index]  # pyright: ignore[reportIndexIssue, reportUnknownVariableType]
+    if len(names) != len(checked):
+        raise BadRequestError(f"{where}: a secret is named twice")
+    return checked
+
+
+_SELECTORS = {
+    "uids": Field(_list(_uid, 64), "numeric user ids, any of which fits", required=False),
+    "units": Field(_list(_unit, 64), "system units, any of which fits", required=False),
+    "socket": Field(_flag, "whether the agent has a socket of its own", required=False),
+}
+_LOG_N = Field(_integer(1, 22), "scrypt cost, 16 to 22; 18 if left out", required=False)
+_NAME = Field(_secret, "name of the secret")
+_AGENT_NAME = Field(_agent, "name of the agent")
+_PLUGIN_NAME = Field(_agent, "name of the plugin")
+_SLOT = Field(_agent, "id of the slot")
+_NAMES = Field(_list(_secret, MAX_DECLARED), "names of secrets")
+_IDS = Field(_list(_integer(1, 2**63 - 1), 1024), "ids of requests")
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        # --- agent.sock -------------------------------------------------------------------------------------
+        Method(
+            "hello",
+            AGENT,
+            WITH_A_VAULT,
+            {
+                "protocol": Field(_integer(1, 2**31), "version of the protocol: 1"),
+                "plugin": _PLUGIN_NAME,
+                "secrets": Field(_list(_secret, MAX_DECLARED), "names that the plugin declares"),
+                "agent": Field(_agent, "which agent, where several fit", required=False),
+            },
+        ),
+        Method(
+            "get_secret",
+            AGENT,
+            ON_UNLOCK,
+            {"name": _NAME, "wait": Field(_seconds, "wait so long for an unlock", required=False)},
+            returns_value=True,
+        ),
+        Method(
+            "request",
+            AGENT,
+            WITH_A_VAULT,
+            {"name": _NAME, "reason": Field(_reason, "why, for the operator", required=False)},
+        ),
+        Method("grants", AGENT, UNLOCKED_ONLY),
+        # --- operator.sock, free ----------------------------------------------------------------------------
+        Method("status", OPERATOR, ALWAYS),
+        Method("lock", OPERATOR, ALWAYS),
+        Method("list", OPERATOR, UNLOCKED_ONLY),
+        Method("agents", OPERATOR, WITH_A_VAULT, {"agent": Field(_agent, "only this one", required=False)}),
+        Method("requests", OPERATOR, ALWAYS),
+        Method("history", OPERATOR, UNLOCKED_ONLY, {"name": _NAME}),
+        Method("slots", OPERATOR, WITH_A_VAULT),
+        Method(
+            "audit",
+            OPERATOR,
+            ALWAYS,
+            {
+                "since": Field(_integer(0, 2**62), "Unix seconds", required=False),
+                "after": Field(_integer(0, 2**62), "only lines with a higher number", required=False),
+                "agent": Field(_agent, "only of this agent", required=False),
+                "secret": Field(_secret, "only of this secret", required=False),
+                "limit": Field(_integer(1, 1000), "at most so many lines; 1000 if left out", required=False),
+            },
+        ),
+        Method("audit_verify", OPERATOR, ALWAYS),
+        # --- operator.sock, a passphrase --------------------------------------------------------------------
+        Method("init", OPERATOR, ONCE, {"log_n": _LOG_N}, takes_value=True),
+        Method(
+            "unlock",
+            OPERATOR,
+            ONE_AT_A_TIME,
+            {"slot": Field(_agent, "only this slot", required=False)},
+            takes_value=True,
+        ),
+        Method(
+            "prove",
+            OPERATOR,
+            WITH_A_VAULT,
+            {"slot": Field(_agent, "only this slot", required=False)},
+            takes_value=True,
+        ),
+        # --- operator.sock, with proof ----------------------------------------------------------------------
+        Method(
+            "put",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "items": Field(_items, "what the value holds, in its order"),
+                "replace": Field(_flag, "false: existing names are an error", required=False),
+            },
+            proof=True,
+            takes_value=True,
+        ),
+        Method(
+            "reveal",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"name": _NAME, "version": Field(_integer(1, 2**31), "an earlier one", required=False)},
+            proof=True,
+            returns_value=True,
+        ),
+        Method("rm", OPERATOR, UNLOCKED_ONLY, {"name": _NAME}, proof=True),
+        Method(
+            "restore",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"name": _NAME, "version": Field(_integer(1, 2**31), "which becomes the newest")},
+            proof=True,
+        ),
+        Method(
+            "agent_set",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "agent": _AGENT_NAME,
+                **_SELECTORS,
+                "instances": Field(_integer(1, 1024), "live processes a plugin may have", required=False),
+            },
+            proof=True,
+        ),
+        Method("agent_rm", OPERATOR, UNLOCKED_ONLY, {"agent": _AGENT_NAME}, proof=True),
+        Method(
+            "grant",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"agent": _AGENT_NAME, "plugin": _PLUGIN_NAME, "secrets": _NAMES, **_SELECTORS},
+            proof=True,
+        ),
+        Method(
+            "revoke",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "agent": _AGENT_NAME,
+                "plugin": Field(_agent, "only of this plugin", required=False),
+                "secrets": Field(_list(_secret, MAX_DECLARED), "only these; all if left out", required=False),
+            },
+            proof=True,
+        ),
+        Method(
+            "approve",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "ids": Field(_list(_integer(1, 2**63 - 1), 1024), "ids of requests", required=False),
+                "all": Field(_agent, "all of this agent", required=False),
+                "agent": Field(_agent, "name for an unknown caller's agent", required=False),
+            },
+            proof=True,
+        ),
+        Method("deny", OPERATOR, WITH_A_VAULT, {"ids": _IDS}, proof=True),
+        Method(
+            "slot_add",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"type": Field(_string, "passphrase"), "log_n": _LOG_N},
+            proof=True,
+            takes_value=True,
+        ),
+        Method("slot_remove", OPERATOR, UNLOCKED_ONLY, {"slot": _SLOT}, proof=True),
+        Method(
+            "change_passphrase",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"slot": Field(_agent, "the proven one if left out", required=False), "log_n": _LOG_N},
+            proof=True,
+            takes_value=True,
+        ),
+        Method("rekey", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True, takes_value=True),
+        Method("export", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True, takes_value=True),
+        # With proof for the vault that it replaces, where there is one: the handler checks that.
+        Method("restore_vault", OPERATOR, RESTORING, takes_value=True),
+    )
+}
+
+# Notifications, daemon to client: name -> keys of its map.
+NOTIFICATIONS: dict[str, tuple[str, ...]] = {
+    "locked": (),
+    "unlocked": (),
+    "granted": ("name",),
+    "rotated": ("name",),
+    "progress": ("id", "stage"),
+}
