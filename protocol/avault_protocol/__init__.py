@@ -3,7 +3,7 @@
 SPEC.md beside this package is the normative text.
 """
 
-from . import _limits as limits
+from . import limits as limits
 from ._errors import (
     ERRORS as ERRORS,
     WRONG_USE as WRONG_USE,

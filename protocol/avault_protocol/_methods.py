@@ -6,8 +6,8 @@ This table is what the daemon dispatches by, what checks parameters, and what SP
 from __future__ import annotations
 
 from ._errors import BadRequestError
-from ._limits import MAX_DECLARED, MAX_ITEMS, MAX_REASON, MAX_VALUE, MAX_WAIT
 from ._names import check_agent_name, check_secret_name
+from .limits import MAX_DECLARED, MAX_ITEMS, MAX_REASON, MAX_VALUE, MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
