@@ -31,6 +31,18 @@ from ._errors import (
     WrongPassphraseError as WrongPassphraseError,
     error_from_wire as error_from_wire,
 )
+from ._frame import Decoder as Decoder
+from ._messages import (
+    MAX_ID as MAX_ID,
+    Notification as Notification,
+    Request as Request,
+    Response as Response,
+    pack_error as pack_error,
+    pack_notification as pack_notification,
+    pack_request as pack_request,
+    pack_response as pack_response,
+    unpack_head as unpack_head,
+)
 from ._methods import (
     AGENT as AGENT,
     LOCKED as LOCKED,
@@ -52,3 +64,4 @@ from ._names import (
     is_agent_name as is_agent_name,
     is_secret_name as is_secret_name,
 )
+from ._scan import Extent as Extent, Scanner as Scanner

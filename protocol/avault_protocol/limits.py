@@ -11,15 +11,15 @@ MAX_VALUE = 32 * 1024
 # One transaction of `put`: an env file of an ordinary machine has some ten entries; the daemon's whole arena is 4 MiB.
 MAX_ITEMS = 1024
 MAX_VALUES = 1024 * 1024
-# The part of a message that is not a value: 1,024 items of at most 128 + some 60 bytes each, and slack.
-MAX_HEAD = 256 * 1024
+# The part of a message that is not a value. Largest: a `list` of some 4,000 secrets, or 1,000 lines of the record.
+MAX_HEAD = 1024 * 1024
 MAX_FRAME = MAX_HEAD + MAX_VALUES
 # An agent never sends a value: its largest message is a hello that declares MAX_DECLARED names.
 MAX_AGENT_FRAME = 64 * 1024
-# [type, id, method, [ {key: [ {key: scalar} ] } ] ]
+# The deepest is the answer to `agents`: [type, id, nil, {agents: [{plugins: [{secrets: [name]}]}]}].
 MAX_DEPTH = 7
-# More elements than that in one head is no message of ours.
-MAX_ELEMENTS = 16 * 1024
+# What msgpack may make of one head: 4,000 secrets in a `list`, each a map of 7 pairs.
+MAX_ELEMENTS = 64 * 1024
 
 MAX_DECLARED = 256
 MAX_REASON = 200
