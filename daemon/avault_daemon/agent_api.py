@@ -1,0 +1,123 @@
+"""The methods of `agent.sock`: what an agent's plugin may say, and what it gets.
+
+One conversation is one connection, bound by its hello to one plugin for good. No I/O here: requests in, answers out.
+An operator's method has no code path from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault_protocol import AGENT, AvaultError, BadRequestError, Request, UnknownAgentError
+from avault_protocol.limits import MAX_DECLARED, PROTOCOL_VERSION
+
+from .conversation import Answer, Params, Wait, admit, parse
+from .gate import Session
+
+if TYPE_CHECKING:
+    from .caller import Process
+    from .core import Core
+    from .policy import Caller
+
+
+class AgentConversation:
+    """What one connection on an agents' socket says; the kernel has said who is at its other end."""
+
+    def __init__(self, core: Core, caller: Caller, process: Process) -> None:
+        self._core = core
+        self._process = process
+        self.caller = caller
+        self.session: Session | None = None
+        self._granted: frozenset[str] = frozenset()
+
+    def handle(self, request: Request) -> Answer | Wait:
+        """Return the answer to *request*; raise the `AvaultError` that is the answer."""
+        method, params = parse(request, AGENT)
+        if method.name == "hello":
+            admit(method, self._core.vault.state)
+            return self._hello(params)
+        if self.session is None:
+            raise BadRequestError(f"{method.name}: hello comes first")
+        if method.name == "get_secret":
+            return self._get_secret(self.session, params)
+        admit(method, self._core.vault.state)
+        return self._request(self.session, params) if method.name == "request" else self._grants(self.session)
+
+    def _hello(self, params: Params) -> Answer:
+        if self.session is not None:
+            raise BadRequestError("hello: this connection has said hello already")
+        if params["protocol"] != PROTOCOL_VERSION:
+            raise BadRequestError(
+                f"hello: protocol {params['protocol']} is not spoken here", hint=f"this is {PROTOCOL_VERSION}"
+            )
+        core, plugin, declared = self._core, params["plugin"], params["secrets"]
+        try:
+            agent = core.vault.policy.identify(self.caller, params.get("agent"), service=core.service)
+            core.bindings.bind(agent.name, plugin, self._process, agent.instances)
+        except AvaultError as error:
+            if isinstance(error, UnknownAgentError):
+                core.requests.file_caller(self.caller, params.get("agent"), plugin, declared)
+            core.gate.refuse(self.caller, "hello", error, agent=params.get("agent"), plugin=plugin)
+            raise
+        self.session = Session(self.caller, agent.name, plugin, set(declared))
+        core.gate.note(self.caller, "hello", agent=agent.name, plugin=plugin)
+        self.refresh()
+        granted = None if agent.plugins is None else sorted(self._granted)
+        state = core.vault.state
+        return Answer(
+            {
+                "protocol": PROTOCOL_VERSION,
+                "agent": agent.name,
+                "plugin": plugin,
+                "state": state,
+                "granted": granted,
+            }
+        )
+
+    def _get_secret(self, session: Session, params: Params) -> Answer | Wait:
+        name: str = params["name"]
+        if name not in session.declared:
+            raise self._core.gate.undeclared(session, name)
+        waiting = admit(_GET, self._core.vault.state, params.get("wait", 0)) if self._core.vault.locked else None
+        if waiting is not None:
+            return waiting
+        opened = self._core.gate.get(session, name)
+        return Answer({"name": name, "version": opened.version, "encoding": opened.encoding}, opened)
+
+    def _request(self, session: Session, params: Params) -> Answer:
+        name: str = params["name"]
+        if len(session.declared) >= MAX_DECLARED and name not in session.declared:
+            raise BadRequestError(f"request: {MAX_DECLARED} names are declared already")
+        session.declared.add(name)
+        if self._allows(session, name):
+            return Answer({"granted": True, "id": None})
+        ids = self._core.requests.file_secret(session, [name], params.get("reason", ""))
+        return Answer({"granted": False, "id": ids[0] if ids else None})
+
+    def _grants(self, session: Session) -> Answer:
+        granted = [name for name in sorted(session.declared) if self._allows(session, name)]
+        waiting = sorted(session.declared.difference(granted))
+        return Answer({"granted": granted, "waiting": waiting})
+
+    def _allows(self, session: Session, name: str) -> bool:
+        return self._core.vault.policy.allows(session.agent, session.plugin, session.declared, name)
+
+    def refresh(self) -> list[str]:
+        """Look at the policy anew; return the names that have come to be granted since the last look.
+
+        What is declared and not granted is filed for the operator; nothing can be said of it while locked.
+        """
+        session = self.session
+        if session is None or self._core.vault.locked:
+            return []
+        granted = frozenset(name for name in session.declared if self._allows(session, name))
+        fresh = sorted(granted - self._granted)
+        self._granted = granted
+        missing = sorted(session.declared - granted)
+        if missing:
+            self._core.requests.file_secret(session, missing, "")
+        return fresh
+
+    def concerns(self, name: str) -> bool:
+        """Report whether the plugin is granted the secret *name* now."""
+        return name in self._granted

@@ -1,0 +1,101 @@
+"""What the operator may ask at any time: status, lock, the record."""
+
+from __future__ import annotations
+
+import os
+
+import trio
+
+from avault_protocol import UNINITIALIZED, UNLOCKED
+
+from .. import __version__
+from ..audit import verify
+from ..conversation import Answer
+from .turn import Handler, Turn
+
+BOUNDARIES = {
+    "system": "own uid",
+    "user": "sandbox for agents with a socket of their own, else none (accidents only)",
+}
+
+
+async def status(turn: Turn) -> Answer:
+    """Say how things are; never fails, and needs neither an unlocked vault nor the record."""
+    core, vault = turn.core, turn.core.vault
+    there = vault.state != UNINITIALIZED
+    return Answer(
+        {
+            "state": vault.state,
+            "version": __version__,
+            "pid": os.getpid(),
+            "home": str(core.places.home),
+            "service": core.service,
+            "boundary": BOUNDARIES[core.service],
+            "confined": core.confinement,
+            "memory": {
+                "kind": core.arena.kind,
+                "mapped": core.arena.mapped,
+                "budget": core.arena.size,
+                "in_use": core.arena.in_use,
+            },
+            "vault": vault.public.hex() if vault.public else None,
+            "generation": vault.generation,
+            "secrets": vault.count if vault.state == UNLOCKED else None,
+            "slots": len(vault.slots()) if there else 0,
+            "agents": len(vault.policy.agents),
+            "requests": len(core.requests.pending()),
+            "record": {"number": core.record.number, "ok": core.record.problem is None},
+            "warnings": [*vault.warnings, *([core.record.problem] if core.record.problem else [])],
+        }
+    )
+
+
+async def lock(turn: Turn) -> Answer:
+    """Wipe everything, then put it on record if that is possible."""
+    core = turn.core
+    if core.vault.unlocked:
+        core.vault.lock()
+        core.gate.note(turn.caller, "lock")
+        core.record.try_flush()
+    else:
+        core.vault.lock()
+    return Answer({})
+
+
+async def audit(turn: Turn) -> Answer:
+    """Read the record, at most `limit` lines at once."""
+    params, record = turn.params, turn.core.record
+    limit = params.get("limit", 1000)
+    entries = await trio.to_thread.run_sync(
+        lambda: record.read(
+            since=params.get("since"),
+            after=params.get("after"),
+            agent=params.get("agent"),
+            secret=params.get("secret"),
+            limit=limit + 1,
+        )
+    )
+    return Answer({"entries": entries[:limit], "more": len(entries) > limit})
+
+
+async def audit_verify(turn: Turn) -> Answer:
+    """Check the record by public keys only."""
+    core = turn.core
+    verdict = await trio.to_thread.run_sync(verify, core.places.state_dir, core.record.anchor)
+    return Answer(
+        {
+            "ok": verdict.ok,
+            "complete_to": verdict.complete_to,
+            "last": verdict.last,
+            "unsigned": verdict.unsigned,
+            "problem": verdict.problem,
+        }
+    )
+
+
+HANDLERS: dict[str, Handler] = {
+    "status": status,
+    "lock": lock,
+    "audit": audit,
+    "audit_verify": audit_verify,
+}

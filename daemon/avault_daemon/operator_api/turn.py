@@ -1,0 +1,52 @@
+"""One request of an operator while it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from avault_protocol import BadRequestError, limits
+
+from ..conversation import Answer, Params
+
+if TYPE_CHECKING:
+    from ..arena import Slot
+    from ..core import Core
+    from ..policy import Caller
+
+
+@dataclass(slots=True)
+class Turn:
+    """A request with all that a handler needs.
+
+    *value* lies in the arena and is wiped when the handler returns, *fds* are closed then. *proven* is the id of the
+    slot by which this connection has proven itself; a handler that checks a passphrase sets it.
+    """
+
+    core: Core
+    caller: Caller
+    params: Params
+    value: memoryview | None
+    fds: list[int]
+    progress: Callable[[str], None]
+    proven: str | None
+
+    @contextmanager
+    def passphrase(self) -> Iterator[Slot]:
+        """Give the value as a passphrase in a slot of its own; raise `BadRequestError` if it can be none."""
+        value = self.value
+        if value is None or not 0 < len(value) <= limits.MAX_PASSPHRASE:
+            raise BadRequestError(f"a passphrase has 1 to {limits.MAX_PASSPHRASE} bytes")
+        with self.core.arena.take(len(value)) as slot:
+            slot.view[:] = value
+            yield slot
+
+    @property
+    def log_n(self) -> int:
+        """The scrypt cost asked for, or the one of the settings."""
+        return int(self.params.get("log_n", self.core.settings.log_n))
+
+
+Handler = Callable[[Turn], Awaitable[Answer]]

@@ -1,0 +1,177 @@
+"""The sockets: listen, accept, identify, and hand over to a connection. Nothing else touches a listening socket.
+
+Whatever one conversation does, it ends alone: no error of it ever reaches the nursery in which the others live.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from avault_protocol import AvaultError, BusyError, pack_error
+
+from .connection import AgentConnection, OperatorConnection
+from .faults import log_fault
+
+if TYPE_CHECKING:
+    from .caller import Process
+    from .core import Core
+    from .policy import Caller
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 512
+# accept() fails with these when the machine, not the caller, is at its limit: wait a moment, then go on.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
+    """Return a socket listening on *path* with *mode*; raise `BusyError` if a live process listens there.
+
+    The socket gets its mode before it listens, so nobody connects while it is wider than asked for.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _clear(path)
+        sock.bind(str(path))
+        path.chmod(mode)
+        if group is not None:
+            os.chown(path, -1, group)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that a dead daemon left at *path*, never a live one's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass
+    raise BusyError(f"another daemon listens on {path}", hint="stop it first, or use another --runtime-dir")
+
+
+class Server:
+    """All listening sockets and connections of one daemon."""
+
+    def __init__(self, core: Core, nursery: trio.Nursery) -> None:
+        self._core = core
+        self._nursery = nursery
+        self._agents: set[AgentConnection] = set()
+        self._per_uid: Counter[int] = Counter()
+        self._own_sockets: dict[str, trio.CancelScope] = {}
+        core.vault.listeners.append(self._on_event)
+
+    def start(self) -> None:
+        """Listen on every socket; raises `BusyError` or OSError naming the one that cannot be had."""
+        places = self._core.places
+        self._listen(places.operator_socket, places.modes.operator_socket, operator=True)
+        self._listen(places.agent_socket, places.modes.agent_socket)
+        self._own_agents()
+
+    def _listen(
+        self, path: Path, mode: int, *, operator: bool = False, agent: str | None = None
+    ) -> trio.CancelScope:
+        group = self._core.places.operator_group if operator else None
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._serve, listen(path, mode, group), operator, agent, scope)
+        return scope
+
+    def _own_agents(self) -> None:
+        """Have a socket for each agent that is described by one, and for no other."""
+        places = self._core.places
+        wanted = {agent.name for agent in self._core.vault.policy.agents.values() if agent.selectors.socket}
+        for name in self._own_sockets.keys() - wanted:
+            self._own_sockets.pop(name).cancel()
+            places.agent_socket_of(name).unlink(missing_ok=True)
+        for name in sorted(wanted - self._own_sockets.keys()):
+            try:
+                places.make_agent_dir(name)
+                self._own_sockets[name] = self._listen(
+                    places.agent_socket_of(name), places.modes.agent_socket, agent=name
+                )
+            except (AvaultError, OSError) as error:
+                log.error("no socket for agent %s: %s", name, error)
+
+    def _on_event(self, event: str, detail: dict[str, object]) -> None:
+        if event == "policy":
+            self._own_agents()
+        for connection in list(self._agents):
+            connection.notify(event, detail)
+
+    async def _serve(
+        self, listener: socket.socket, operator: bool, agent: str | None, scope: trio.CancelScope
+    ) -> None:
+        with scope, listener:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                try:
+                    sock, _ = listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    if error.errno in _EXHAUSTED:
+                        log.warning("accept: %s; waiting", os.strerror(error.errno or 0))
+                        await trio.sleep(0.1)
+                    continue
+                sock.setblocking(False)
+                self._admit(sock, operator, agent)
+
+    def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
+        """Identify before listening: by what the kernel says, and only a process that is alive."""
+        try:
+            caller, process = self._core.processes.identify(sock, agent)
+        except AvaultError as error:
+            return refuse(sock, error)
+        if self._per_uid[caller.uid] >= self._core.settings.max_connections_per_uid:
+            process.release()
+            return refuse(sock, BusyError(f"uid {caller.uid} has {self._per_uid[caller.uid]} connections already"))
+        self._per_uid[caller.uid] += 1
+        self._nursery.start_soon(self._converse, sock, caller, process, operator)
+        return None
+
+    async def _converse(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
+        try:
+            with sock:
+                if operator:
+                    await OperatorConnection(self._core, sock, caller).run()
+                else:
+                    await self._serve_agent(AgentConnection(self._core, sock, caller, process))
+        except Exception as error:
+            log_fault(f"conversation with pid {caller.pid}", error)
+        finally:
+            process.release()
+            self._per_uid[caller.uid] -= 1
+            if not self._per_uid[caller.uid]:
+                del self._per_uid[caller.uid]
+
+    async def _serve_agent(self, connection: AgentConnection) -> None:
+        self._agents.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._agents.discard(connection)
+
+
+def refuse(sock: socket.socket, error: AvaultError) -> None:
+    """Tell a peer why it is not listened to, if it can be told without waiting, and close."""
+    with sock:
+        try:
+            sock.send(pack_error(0, error), socket.MSG_NOSIGNAL)
+        except OSError:
+            log.debug("a refused caller was gone already")
