@@ -1,0 +1,185 @@
+"""A blocking connection to one of the daemon's sockets: one thread calls, and waits for the answer.
+
+Written on ``_socket``, the C module that ``socket`` decorates: importing ``socket`` costs more than all of this package.
+"""
+
+from __future__ import annotations
+
+from _socket import (
+    AF_UNIX,
+    MSG_NOSIGNAL,
+    SCM_RIGHTS,
+    SHUT_RDWR,
+    SO_RCVTIMEO,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from _struct import pack
+from time import monotonic
+
+from avault_protocol import DaemonUnavailableError, Notification, limits
+
+from ._conversation import Conversation
+from ._paths import check_server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ._conversation import Answer
+
+    Notified = Callable[[Notification], None]
+
+
+# Seconds: what a deadline that has passed still gets, since the kernel takes 0 for no limit.
+SHORTEST = 0.000_001
+
+
+class ConnectionLostError(DaemonUnavailableError):
+    """The daemon closed a connection, so a request that may be made twice is made again on a new one."""
+
+
+def unreachable(path: str, error: OSError) -> DaemonUnavailableError:
+    """Return the error for a daemon that *path* does not lead to."""
+    return DaemonUnavailableError(f"no avault daemon answers at {path}: {error.strerror or error}".lower())
+
+
+def lost(path: str) -> ConnectionLostError:
+    """Return the error for a connection that ended before its time."""
+    return ConnectionLostError(f"the avault daemon at {path} closed the connection")
+
+
+def silent(path: str, timeout: float) -> DaemonUnavailableError:
+    """Return the error for a daemon that took longer than *timeout* seconds."""
+    return DaemonUnavailableError(
+        f"the avault daemon at {path} did not answer within {timeout:g} s",
+        hint="is it stopped? see: avault status",
+    )
+
+
+class Connection:
+    """One conversation with the daemon, over a blocking socket.
+
+    Timeouts are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): ``settimeout`` would poll before every call,
+    and a non-blocking connect to a Unix socket fails at once where the listener's queue is full (connect(2), EAGAIN).
+    """
+
+    __slots__ = ("_conversation", "_socket", "path", "timeout")
+
+    def __init__(self, path: str, timeout: float, *, max_head: int = limits.MAX_HEAD) -> None:
+        """Connect to *path*. *timeout*: seconds to connect, and for the daemon to take a request.
+
+        Raises `DaemonUnavailableError`.
+        """
+        self.path = path
+        self.timeout = timeout
+        self._conversation = Conversation(max_head=max_head)
+        self._socket = socket(AF_UNIX, SOCK_STREAM)
+        try:
+            self._limit(SO_RCVTIMEO, timeout)
+            self._limit(SO_SNDTIMEO, timeout)
+            self._socket.connect(path)
+        except OSError as error:
+            self.close()
+            raise unreachable(path, error) from None
+
+    def check_server(self) -> None:
+        """Raise `DeniedError` unless the server may be given a passphrase (see `_paths.check_server`)."""
+        check_server(self._socket, self.path)
+
+    def call(
+        self,
+        method: str,
+        params: Mapping[str, object],
+        *,
+        timeout: float | None,
+        value: memoryview | None = None,
+        fds: Sequence[int] = (),
+        notified: Notified | None = None,
+    ) -> Answer:
+        """Send one request, and return its answer, which may be an error.
+
+        The answer may take *timeout* seconds, or for ever if that is None. *value* is sent from where it lies; *fds*
+        are passed along with the first byte. Notifications that come before the answer go to *notified*.
+
+        Raises `DaemonUnavailableError`, or `BadRequestError` and the like for an answer outside the protocol. After
+        any exception, KeyboardInterrupt too, the connection is closed: half an answer may be in it.
+        """
+        try:
+            head = self._conversation.ask(method, params, None if value is None else len(value))
+            self._send(head, value, fds)
+            return self._receive(timeout, notified)
+        except BaseException:
+            self.close()
+            raise
+
+    def listen(self, notified: Notified) -> None:
+        """Give *notified* what the daemon tells; return never, but by the exceptions of `call`."""
+        try:
+            self._receive(None, notified)
+        finally:
+            self.close()
+
+    def shutdown(self) -> None:
+        """End the connection from another thread than the one that is in a call: that one gets an error."""
+        try:  # noqa: SIM105 - contextlib costs more to import than this module
+            self._socket.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # not connected any more
+
+    def close(self) -> None:
+        """Close the connection, and wipe what it received. To close twice does nothing."""
+        self._socket.close()
+        self._conversation.close()
+
+    def _limit(self, option: int, seconds: float) -> None:
+        """Set a timeout of the kernel; 0 is none (socket(7))."""
+        self._socket.setsockopt(SOL_SOCKET, option, pack("@ll", int(seconds), int(seconds % 1 * 1_000_000)))
+
+    def _send(self, head: bytes, value: memoryview | None, fds: Sequence[int]) -> None:
+        rest = [memoryview(head)] if value is None else [memoryview(head), value]
+        passed = [(SOL_SOCKET, SCM_RIGHTS, pack(f"@{len(fds)}i", *fds))] if fds else []
+        try:
+            while rest:
+                rest = _behind(self._socket.sendmsg(rest, passed, MSG_NOSIGNAL), rest)
+                passed = []
+        except BlockingIOError:
+            raise silent(self.path, self.timeout) from None
+        except OSError:
+            pass  # the daemon hung up; why, it may have told before: receiving finds that, or the end
+
+    def _receive(self, timeout: float | None, notified: Notified | None) -> Answer:
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            event = self._conversation.next_event()
+            if event is None:
+                self._receive_some(deadline, timeout)
+            elif not isinstance(event, Notification):
+                return event
+            elif notified is not None:
+                notified(event)
+
+    def _receive_some(self, deadline: float | None, timeout: float | None) -> None:
+        left = 0.0 if deadline is None else max(deadline - monotonic(), SHORTEST)
+        try:
+            self._limit(SO_RCVTIMEO, left)
+            count = self._socket.recv_into(self._conversation.space())
+        except BlockingIOError:
+            raise silent(self.path, timeout or 0.0) from None
+        except OSError:
+            raise lost(self.path) from None
+        if not count:
+            raise lost(self.path)
+        self._conversation.received(count)
+
+
+def _behind(count: int, buffers: list[memoryview]) -> list[memoryview]:
+    """Return what of *buffers* lies behind the first *count* bytes."""
+    rest: list[memoryview] = []
+    for buffer in buffers:
+        if count < len(buffer):
+            rest.append(buffer[count:])
+        count = max(count - len(buffer), 0)
+    return rest
