@@ -1,0 +1,191 @@
+"""Which live process holds which plugin.
+
+``hello`` binds a connection to one plugin of one agent. From then on the process that said it holds the plugin, until
+it has died: it may bind again, from any thread and on any number of connections, and every other process is refused
+(where the agent has more instances: every one beyond them). So a tool that is started later cannot pose as a plugin
+that runs. It does not stop code inside the same process, nor one that first kills it.
+
+Who holds what survives a restart of the daemon in ``bindings.json`` of the runtime directory: pid, start time, boot id.
+A holder is recognised only by all three, so a process that was given a dead holder's pid inherits nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import cast
+
+from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError, is_agent_name
+
+from .caller import CallerGoneError
+from .processes import Process, Processes
+
+_logger = logging.getLogger(__name__)
+
+Plugin = tuple[str, str]
+"""(agent, plugin)."""
+
+# Names of plugins are the callers' choice, so the number that an agent holds at once has a bound: an agent of ours has
+# some ten, and each costs a descriptor and a line of the file.
+MAX_HELD_PER_AGENT = 256
+_MAX_FILE = 8 * 1024 * 1024
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class Bindings:
+    """The processes that hold plugins; *path* is where this outlives the daemon.
+
+    `processes` is the registry whose `Processes.deaths` the server awaits, and hands what it gets to `drop`.
+    *boot* is this boot's id, the kernel's if left out. `warnings` says what was wrong with the file, if anything.
+    """
+
+    def __init__(self, path: Path, *, boot: str | None = None) -> None:
+        self.processes = Processes()
+        self.warnings: list[str] = []
+        self._path = path
+        self._boot = boot or Path(_BOOT_ID).read_text().strip()
+        self._held: dict[Plugin, list[Process]] = {}
+        self._restore()
+
+    def bind(self, agent: str, plugin: str, process: Process, instances: int = 1) -> None:
+        """Let *process* hold *plugin* of *agent*, of which at most *instances* live processes may be holders.
+
+        Binding again changes nothing. `CallerGoneError` if *process* has ended, `AlreadyBoundError` if others hold
+        the plugin, `BusyError` if the agent holds `MAX_HELD_PER_AGENT` already, `StorageFailedError` if it cannot be
+        written down: then it is not bound, because after a restart another process could take it.
+
+        *process* must have been joined to `processes` by whoever calls.
+        """
+        # A child may speak on the socket of a dead parent, whose death has been reported already and will not be again.
+        if not process.alive():
+            raise CallerGoneError
+        holders = self._living(agent, plugin)
+        if process in holders:
+            return
+        if len(holders) >= instances:
+            pids = ", ".join(str(holder.pid) for holder in holders)
+            raise AlreadyBoundError(f"plugin {agent}/{plugin} is held by live process {pids}")
+        if sum(len(held) for (of, _), held in self._held.items() if of == agent) >= MAX_HELD_PER_AGENT:
+            raise BusyError(f"agent {agent} holds {MAX_HELD_PER_AGENT} plugins already")
+        self._hold(agent, plugin, process)
+        try:
+            self._save()
+        except OSError as error:
+            self._release((agent, plugin), process)
+            raise StorageFailedError(
+                f"{self._path.name} could not be written: {os.strerror(error.errno or 0).lower()}",
+                hint=f"mend {self._path.parent}, then try again",
+            ) from error
+
+    def holders(self, agent: str, plugin: str) -> list[int]:
+        """Return the pids of the live processes that hold *plugin* of *agent*."""
+        return [process.pid for process in self._living(agent, plugin)]
+
+    def drop(self, process: Process) -> None:
+        """Let go of everything that *process*, which has died, held.
+
+        The file is not written: a dead holder in it matches no process, and the next binding writes it anyway.
+        """
+        for held in [key for key, holders in self._held.items() if process in holders]:
+            self._release(held, process)
+
+    def close(self) -> None:
+        """Close all descriptors. The file stays, for the daemon that comes next."""
+        self._held.clear()
+        self.processes.close()
+
+    def _living(self, agent: str, plugin: str) -> list[Process]:
+        # A holder may have died in this very moment, before the server's watcher has had its turn.
+        return [process for process in self._held.get((agent, plugin), []) if process.alive()]
+
+    def _hold(self, agent: str, plugin: str, process: Process) -> None:
+        self._held.setdefault((agent, plugin), []).append(self.processes.join(process))
+
+    def _release(self, held: Plugin, process: Process) -> None:
+        self._held[held].remove(process)
+        if not self._held[held]:
+            del self._held[held]
+        self.processes.leave(process)
+
+    def _save(self) -> None:
+        """Write the file beside, then rename it. No fsync: after a power cut the boot id is another, and it is void."""
+        holders = [
+            [*held, process.pid, process.started] for held, them in self._held.items() for process in them
+        ]
+        beside = self._path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(beside, flags, 0o600), "w", encoding="ascii") as file:
+            json.dump({"boot": self._boot, "holders": holders}, file)
+        beside.rename(self._path)
+
+    def _restore(self) -> None:
+        """Take up the holders of the last run that still live.
+
+        What if the file is no file of ours? The choice is between no holders and no daemon. Whoever can write into the
+        runtime directory is the daemon's own uid (or root). They could as well delete the file, write a well-formed one
+        without holders, or kill the holder: refusing to start takes nothing away from them, and gives them a way to
+        keep the daemon down. And nothing is gained in silence: the restart that it takes has locked the vault, so
+        nothing is served before the operator unlocks it, with this warning in `avault status`. So: no holders, aloud.
+        """
+        try:
+            entries = self._read()
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            self.warnings.append(f"{self._path} is not what avault wrote, so nobody holds a plugin: {error}")
+            _logger.warning("%s", self.warnings[-1])
+            return
+        for agent, plugin, pid, started in entries:
+            if (process := Process.find(pid, started)) is not None:
+                self._hold(agent, plugin, process)
+
+    def _read(self) -> list[tuple[str, str, int, int]]:
+        """Return the entries of the file, none if it is of an earlier boot; ValueError if it is not ours."""
+        with open(self._path, "rb", opener=_open_plainly) as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.geteuid():
+                raise ValueError(f"it belongs to uid {status.st_uid}")
+            if status.st_size > _MAX_FILE:
+                raise ValueError(f"it has more than {_MAX_FILE} bytes")
+            content = file.read(_MAX_FILE)
+        boot, entries = parse(content)
+        return entries if boot == self._boot else []
+
+
+def _open_plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # neither led elsewhere nor held up by a pipe
+
+
+def parse(content: bytes) -> tuple[str, list[tuple[str, str, int, int]]]:
+    """Return the boot id and the entries (agent, plugin, pid, start time) of a ``bindings.json``; else ValueError."""
+    try:
+        document: object = json.loads(content)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+    match document:
+        case {"boot": str(boot), "holders": list(holders), **rest} if not rest:
+            entries = [_entry(holder) for holder in cast("list[object]", holders)]
+        case _:
+            raise ValueError("not a map of a boot id and a list of holders")
+    if len({(agent, plugin, pid) for agent, plugin, pid, _ in entries}) != len(entries):
+        raise ValueError("a holder is named twice")
+    return boot, entries
+
+
+def _entry(holder: object) -> tuple[str, str, int, int]:
+    match holder:
+        case [str(agent), str(plugin), int(pid), int(started)] if (
+            is_agent_name(agent)
+            and is_agent_name(plugin)
+            and type(pid) is type(started) is int  # true is an int, too
+            and 0 < pid <= 2**22  # PID_MAX_LIMIT, proc_sys_kernel(5)
+            and 0 <= started < 2**63
+        ):
+            return agent, plugin, pid, started
+        case _:
+            raise ValueError("an entry is no [agent, plugin, pid, start time]")

@@ -1,0 +1,169 @@
+"""Who is on the other end of a connection, as the kernel attests it. Only kernel facts; each step closes one race.
+
+1. ``SO_PEERCRED``: pid, uid and gid of the process that called ``connect()``, as they were at that moment. What it
+   does later (setuid, exec, passing the socket on) changes nothing of them.
+2. ``SO_PEERPIDFD`` (Linux 6.5): a handle on that very process, which the kernel has kept since ``connect()``. From here
+   on a pid that is given to another process is noticed.
+3. ``/proc/PID/stat`` and ``cgroup``: start time and unit, by number, and so perhaps of a process that has the number now.
+4. Poll the handle. Still alive: then nobody else can have had the number meanwhile, and what step 3 read is its own.
+   Not alive: nothing is believed, and the connection is refused, though a child may hold its socket.
+
+Before Linux 6.5 the handle is opened by number, after the fact. A process that connected, died, and whose pid was given
+away before that is taken for its successor. The uid is right all the same (step 1), so `Caller.uid` may be relied on;
+the unit may not, so there is none; and the start time is the successor's.
+
+Not attested, and never a selector: ``/proc/PID/exe``. Whoever has the same uid makes it what they like (connect, send,
+exec the trusted program); and under the daemon's own confinement it is mostly unreadable. It is for people to read.
+
+Sources: unix(7), socket(7), cgroups(7), proc(5), systemd's cgroup escaping (`cg_unescape`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+from avault_protocol import UnknownAgentError
+
+from .policy import Caller
+from .processes import Process, alive, read_proc, start_time
+
+SO_PEERPIDFD = 77
+_UCRED = struct.Struct("=iII")
+# ESRCH, EINVAL and ENODATA by kernel: the process has been reaped. (Newer ones give a handle on the dead process.)
+_GONE = (errno.ESRCH, errno.EINVAL, errno.ENODATA)
+# A dozen hierarchies with a path of at most 4 KiB each; a longer text is cut off, which is seen by its missing end.
+_MAX_CGROUP = 64 * 1024
+_MAX_EXE = 256
+
+_UNIT_SUFFIXES = (
+    ".service",
+    ".scope",
+    ".socket",
+    ".mount",
+    ".swap",
+)  # the units that have a cgroup, and no slices
+_UNIT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\@")
+_MAX_UNIT = 255
+
+
+class CallerGoneError(UnknownAgentError):
+    """The process that connected has ended: nobody can be asked who it was."""
+
+    default_message = "the process that opened this connection has ended"
+    default_hint = "connect from the process that goes on to use the connection"
+
+
+def identify(connection: socket.socket, socket_agent: str | None) -> tuple[Caller, Process]:
+    """Return who is on the other end of *connection*, and the process, whose pidfd the caller of this now owns.
+
+    *socket_agent* is the agent in whose own directory the listening socket lies, None for the common socket.
+    `CallerGoneError` if that process has ended, `UnknownAgentError` if it is out of sight, OSError (such as
+    EMFILE) if it is the daemon that has no room.
+    """
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if pid == 0:
+        raise UnknownAgentError(
+            "the calling process is in a pid namespace that the daemon does not see",
+            hint="run avaultd in the pid namespace of the machine",
+        )
+    pidfd, attested = _pidfd_of_peer(connection, pid)
+    try:
+        started = start_time(pid)
+        unit = _unit(pid) if attested else None
+        exe = _exe(pid)
+        if not alive(pidfd):
+            raise CallerGoneError
+        if started is None:
+            raise UnknownAgentError(
+                f"/proc/{pid}/stat of the calling process is unreadable",
+                hint="is /proc mounted with hidepid? the daemon needs to see the processes of others",
+            )
+    except BaseException:
+        os.close(pidfd)
+        raise
+    caller = Caller(pid=pid, uid=uid, gid=gid, unit=unit, exe=exe, socket_agent=socket_agent, started=started)
+    return caller, Process(pid, started, pidfd)
+
+
+def system_unit(cgroup_text: str) -> str | None:
+    """Return the outermost system unit that the text of a ``/proc/PID/cgroup`` names; None unless it is beyond doubt.
+
+    The outermost, because a unit may own (be delegated) what lies below it, and may name that as it likes; and none
+    below ``user.slice``, because there a user's own manager names units. With systemd on cgroup v2 the line ``0::``
+    counts, on v1 ``name=systemd``, on a hybrid both, and then they must agree.
+    """
+    if not cgroup_text.endswith("\n"):
+        return None
+    paths: dict[tuple[str, str], str] = {}
+    for line in cgroup_text[:-1].split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, separator, path = rest.partition(":")
+        if (
+            not number.isdecimal()
+            or not separator
+            or not path.startswith("/")
+            or (number, controllers) in paths
+        ):
+            return None
+        paths[number, controllers] = path
+    ours = [
+        path
+        for (number, controllers), path in paths.items()
+        if (number, controllers) == ("0", "") or controllers == "name=systemd"
+    ]
+    units = {_outermost(path) for path in ours if path != "/"}
+    return units.pop() if len(units) == 1 else None
+
+
+def _outermost(path: str) -> str | None:
+    """Return the first component that is no slice, if that is a unit. Anything else there is not systemd's work."""
+    for component in path[1:].split("/"):
+        # systemd puts one _ before a name that would collide with a file of the kernel's (memory.service, _x.service).
+        name = component.removeprefix("_")
+        if name == "user.slice" or not _is_unit_name(name):
+            return None
+        if not name.endswith(".slice"):
+            return name if name.endswith(_UNIT_SUFFIXES) else None
+    return None
+
+
+def _is_unit_name(name: str) -> bool:
+    # The characters leave out the blank, and so the " (deleted)" that the kernel appends to a removed cgroup.
+    stem = name.rpartition(".")[0]
+    return bool(stem) and len(name) <= _MAX_UNIT and _UNIT_CHARACTERS.issuperset(name)
+
+
+def _pidfd_of_peer(connection: socket.socket, pid: int) -> tuple[int, bool]:
+    """Return a pidfd of the peer, and whether the kernel vouches for it since ``connect()``."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD), True
+    except OSError as error:
+        if error.errno in _GONE:
+            raise CallerGoneError from None
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+    try:
+        return os.pidfd_open(pid), False
+    except OSError as error:
+        if error.errno in _GONE:
+            raise CallerGoneError from None
+        raise
+
+
+def _unit(pid: int) -> str | None:
+    try:
+        return system_unit(read_proc(f"/proc/{pid}/cgroup", _MAX_CGROUP).decode("utf-8", "surrogateescape"))
+    except OSError:
+        return None
+
+
+def _exe(pid: int) -> str | None:
+    """Return the path of the executable in printable ASCII, at most its last 256 characters; mostly None."""
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path[-_MAX_EXE:] if path.isascii() and path.isprintable() else ascii(path)[1:-1][-_MAX_EXE:]

@@ -1,0 +1,181 @@
+"""Processes of others, each held by a pidfd: the one handle that never comes to mean another process.
+
+A pid is only a number, which the kernel gives away again; an unprivileged user can wrap the whole pid space in a
+second. So here a process *is* the pair of pid and start time, and what keeps the pair honest is the pidfd: read
+something about the pid, then poll the pidfd, and if the process is still alive then, what was read was about it.
+
+Sources: pidfd_open(2), proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+
+import trio
+
+Key = tuple[int, int]
+"""(pid, start time in clock ticks since boot): names one process for as long as the machine is up."""
+
+
+class Process:
+    """One process, dead or alive, and the pidfd that it owns. Equal to any other with the same pid and start time."""
+
+    __slots__ = ("_pidfd", "pid", "started")
+
+    def __init__(self, pid: int, started: int, pidfd: int) -> None:
+        self.pid = pid
+        self.started = started
+        self._pidfd = pidfd
+
+    @classmethod
+    def find(cls, pid: int, started: int) -> Process | None:
+        """Return the live process with this pid *and* start time (clock ticks since boot); None if it has ended.
+
+        OSError if the kernel cannot say (such as EMFILE): that is not the same as "ended".
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: the number is a thread's now
+                return None
+            raise
+        process = cls(pid, started, pidfd)
+        # In this order: the pidfd first, then what the pid says, then whether the pidfd's process was there all along.
+        if start_time(pid) == started and process.alive():
+            return process
+        process.close()
+        return None
+
+    @property
+    def key(self) -> Key:
+        """What names this process: (pid, start time)."""
+        return self.pid, self.started
+
+    def alive(self) -> bool:
+        """Report whether it still runs."""
+        return alive(self._pidfd)
+
+    def fileno(self) -> int:
+        """Return the pidfd, -1 once closed."""
+        return self._pidfd
+
+    def close(self) -> None:
+        """Close the pidfd; closing twice is fine."""
+        if self._pidfd >= 0:
+            pidfd, self._pidfd = self._pidfd, -1
+            os.close(pidfd)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Process) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return f"Process(pid={self.pid}, started={self.started})"
+
+
+class Processes:
+    """Every process that somebody here cares about (connections, bindings): once each, counted, and watched.
+
+    All are watched by one epoll and so by one task, however many processes and connections there are::
+
+        process = processes.join(process)      # of a new connection
+        ...
+        processes.leave(process)               # the connection has ended
+
+        while True:                            # one task of the server
+            for process in await processes.deaths():
+                bindings.drop(process)
+                ...                            # end its connections: their sockets may live on in a child
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._known: dict[Key, Process] = {}
+        self._counts: dict[Key, int] = {}
+        self._watched: dict[int, Process] = {}  # by pidfd, which is what the epoll speaks of
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def join(self, process: Process) -> Process:
+        """Count one more user of *process*, and return the `Process` to use: the one that is known already, if any.
+
+        Takes over *process*: where it is a double, its pidfd is closed.
+        """
+        known = self._known.get(process.key)
+        if known is None:
+            self._epoll.register(process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+            known = self._known[process.key] = self._watched[process.fileno()] = process
+        elif known is not process:
+            process.close()
+        self._counts[process.key] = self._counts.get(process.key, 0) + 1
+        return known
+
+    def leave(self, process: Process) -> None:
+        """Count one user less; the last one closes the pidfd. KeyError if there was none."""
+        self._counts[process.key] -= 1
+        if not self._counts[process.key]:
+            del self._counts[process.key]
+            known = self._known.pop(process.key)
+            del self._watched[known.fileno()]
+            known.close()  # and so it leaves the epoll, too
+
+    def dead(self) -> list[Process]:
+        """Return those that have died since the last call, each of them once."""
+        return [self._watched[pidfd] for pidfd, _ in self._epoll.poll(0)]
+
+    async def deaths(self) -> list[Process]:
+        """Wait until at least one has died; return as `dead` does. One task only. Cancelled, it loses none."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            # No checkpoint between the poll and the return: what is taken from the epoll reaches the caller.
+            if dead := self.dead():
+                return dead
+
+    def close(self) -> None:
+        """Close every pidfd and the epoll."""
+        for process in self._known.values():
+            process.close()
+        self._known.clear()
+        self._counts.clear()
+        self._watched.clear()
+        self._epoll.close()
+
+
+def alive(pidfd: int) -> bool:
+    """Report whether the process of *pidfd* runs: it is readable once the last thread has exited, reaped or not."""
+    poll = select.poll()  # select() would stop at descriptor 1023
+    poll.register(pidfd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when *pid* started, in clock ticks since boot; None if there is no such process or it is hidden."""
+    try:
+        return parse_start_time(read_proc(f"/proc/{pid}/stat", 4096))
+    except OSError:
+        return None
+
+
+def parse_start_time(stat: bytes) -> int | None:
+    """Return field 22 of a line of ``/proc/PID/stat``; None if it is none.
+
+    Field 2 is the name that the process gave itself: it may hold blanks and brackets, so the last bracket counts.
+    """
+    fields = stat[stat.rfind(b") ") + 2 :].split(b" ", 20)
+    if b") " not in stat or len(fields) != 21 or not fields[19].isdigit():
+        return None
+    return int(fields[19])
+
+
+def read_proc(path: str, most: int) -> bytes:
+    """Return at most *most* bytes of a file of /proc, in one read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
