@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault_protocol import AGENT, AvaultError, BadRequestError, Request, UnknownAgentError
+from avault_protocol import AGENT, AvaultError, BadRequestError, LockedError, Request, UnknownAgentError
 from avault_protocol.limits import MAX_DECLARED, PROTOCOL_VERSION
 
 from .conversation import Answer, Params, Wait, admit, parse
 from .gate import Session
 
 if TYPE_CHECKING:
-    from .caller import Process
     from .core import Core
     from .policy import Caller
+    from .processes import Process
 
 
 class AgentConversation:
@@ -30,18 +30,40 @@ class AgentConversation:
         self.session: Session | None = None
         self._granted: frozenset[str] = frozenset()
 
-    def handle(self, request: Request) -> Answer | Wait:
-        """Return the answer to *request*; raise the `AvaultError` that is the answer."""
+    def handle(self, request: Request, *, waited: bool = False) -> Answer | Wait:
+        """Return the answer to *request*; raise the `AvaultError` that is the answer.
+
+        *waited* says that it has waited already, so that it is answered now in any case.
+        """
         method, params = parse(request, AGENT)
-        if method.name == "hello":
-            admit(method, self._core.vault.state)
-            return self._hello(params)
-        if self.session is None:
+        if self.session is None and method.name != "hello":
             raise BadRequestError(f"{method.name}: hello comes first")
-        if method.name == "get_secret":
-            return self._get_secret(self.session, params)
-        admit(method, self._core.vault.state)
-        return self._request(self.session, params) if method.name == "request" else self._grants(self.session)
+        wait = 0 if waited else params.get("wait", 0)
+        try:
+            if (pause := admit(method, self._core.vault.state, wait)) is not None:
+                return pause
+        except LockedError as error:
+            self._refused(method.name, error, params.get("name"))
+            raise
+        match method.name:
+            case "hello":
+                return self._hello(params)
+            case "get_secret":
+                return self._get_secret(params)
+            case "request":
+                return self._request(params)
+            case _:
+                return self._grants()
+
+    def _refused(self, action: str, error: AvaultError, secret: str | None) -> None:
+        session = self.session
+        agent, plugin = (session.agent, session.plugin) if session is not None else (None, None)
+        self._core.gate.refuse(self.caller, action, error, agent=agent, plugin=plugin, secret=secret)
+
+    @property
+    def _bound(self) -> Session:
+        assert self.session is not None, "handle() lets nothing but hello through before"  # noqa: S101
+        return self.session
 
     def _hello(self, params: Params) -> Answer:
         if self.session is not None:
@@ -74,17 +96,12 @@ class AgentConversation:
             }
         )
 
-    def _get_secret(self, session: Session, params: Params) -> Answer | Wait:
-        name: str = params["name"]
-        if name not in session.declared:
-            raise self._core.gate.undeclared(session, name)
-        waiting = admit(_GET, self._core.vault.state, params.get("wait", 0)) if self._core.vault.locked else None
-        if waiting is not None:
-            return waiting
-        opened = self._core.gate.get(session, name)
-        return Answer({"name": name, "version": opened.version, "encoding": opened.encoding}, opened)
+    def _get_secret(self, params: Params) -> Answer:
+        opened = self._core.gate.get(self._bound, params["name"])
+        return Answer({"name": opened.name, "version": opened.version, "encoding": opened.encoding}, opened)
 
-    def _request(self, session: Session, params: Params) -> Answer:
+    def _request(self, params: Params) -> Answer:
+        session = self._bound
         name: str = params["name"]
         if len(session.declared) >= MAX_DECLARED and name not in session.declared:
             raise BadRequestError(f"request: {MAX_DECLARED} names are declared already")
@@ -94,7 +111,8 @@ class AgentConversation:
         ids = self._core.requests.file_secret(session, [name], params.get("reason", ""))
         return Answer({"granted": False, "id": ids[0] if ids else None})
 
-    def _grants(self, session: Session) -> Answer:
+    def _grants(self) -> Answer:
+        session = self._bound
         granted = [name for name in sorted(session.declared) if self._allows(session, name)]
         waiting = sorted(session.declared.difference(granted))
         return Answer({"granted": granted, "waiting": waiting})
@@ -121,3 +139,4 @@ class AgentConversation:
     def concerns(self, name: str) -> bool:
         """Report whether the plugin is granted the secret *name* now."""
         return name in self._granted
+

@@ -37,9 +37,9 @@ from .operator_api import OperatorConversation
 from .outbox import Outbox, Stalled
 
 if TYPE_CHECKING:
-    from .caller import Process
     from .core import Core
     from .policy import Caller
+    from .processes import Process
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class AgentConnection:
             self._outbox.pump()
 
     def stop(self) -> None:
-        """End the connection: the process that opened it is dead."""
+        """End the connection: the peer does not read, or is gone."""
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -127,7 +127,7 @@ class AgentConnection:
                 self._pending.append((request.id, answer))
         except AvaultError as error:
             self._pending.append((request.id, error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"{request.method} on an agents' socket", error)
             self._pending.append((request.id, InternalError()))
 
@@ -169,7 +169,9 @@ class AgentConnection:
         conversation = self._conversation
         if conversation.session is None:
             return
-        if event in ("locked", "unlocked") or (event == "rotated" and conversation.concerns(str(detail["name"]))):
+        if event in ("locked", "unlocked") or (
+            event == "rotated" and conversation.concerns(str(detail["name"]))
+        ):
             self._post(event, detail)
         if event in ("unlocked", "policy"):
             for name in conversation.refresh():
@@ -203,7 +205,9 @@ class OperatorConnection:
                 while (message := await self._inbox.receive()) is not None:
                     if self._open >= MAX_OPERATOR_REQUESTS:
                         message.release()
-                        raise BusyError(f"{MAX_OPERATOR_REQUESTS} requests of this connection are open already")
+                        raise BusyError(
+                            f"{MAX_OPERATOR_REQUESTS} requests of this connection are open already"
+                        )
                     self._open += 1
                     nursery.start_soon(self._serve, message)
                 nursery.cancel_scope.cancel()
@@ -244,7 +248,7 @@ class OperatorConnection:
         except OSError as error:
             log_fault(f"{message.request.method} on the operator's socket", error)
             return InternalError(f"{message.request.method}: {error.strerror}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"{message.request.method} on the operator's socket", error)
             return InternalError()
 

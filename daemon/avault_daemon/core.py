@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from .arena import Arena
     from .audit import Record
     from .bindings import Bindings
-    from .caller import Processes
     from .gate import Gate
+    from .processes import Processes
     from .requests import Requests
     from .settings import Places, Settings
     from .throttle import Throttle
@@ -52,3 +53,5 @@ class Core:
     processes: Processes
     throttle: Throttle
     signals: Signals
+    guesses: defaultdict[int, trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
+    """One lock a uid: its passphrases are checked one after the other."""

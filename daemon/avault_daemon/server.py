@@ -17,13 +17,14 @@ import trio
 
 from avault_protocol import AvaultError, BusyError, pack_error
 
+from .caller import identify
 from .connection import AgentConnection, OperatorConnection
 from .faults import log_fault
 
 if TYPE_CHECKING:
-    from .caller import Process
     from .core import Core
     from .policy import Caller
+    from .processes import Process
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Server:
         self._nursery = nursery
         self._agents: set[AgentConnection] = set()
         self._per_uid: Counter[int] = Counter()
+        self._scopes: dict[Process, set[trio.CancelScope]] = {}
         self._own_sockets: dict[str, trio.CancelScope] = {}
         core.vault.listeners.append(self._on_event)
 
@@ -83,6 +85,7 @@ class Server:
         self._listen(places.operator_socket, places.modes.operator_socket, operator=True)
         self._listen(places.agent_socket, places.modes.agent_socket)
         self._own_agents()
+        self._nursery.start_soon(self._watch)
 
     def _listen(
         self, path: Path, mode: int, *, operator: bool = False, agent: str | None = None
@@ -135,30 +138,44 @@ class Server:
     def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
         """Identify before listening: by what the kernel says, and only a process that is alive."""
         try:
-            caller, process = self._core.processes.identify(sock, agent)
+            caller, process = identify(sock, agent)
         except AvaultError as error:
-            return refuse(sock, error)
-        if self._per_uid[caller.uid] >= self._core.settings.max_connections_per_uid:
-            process.release()
-            return refuse(sock, BusyError(f"uid {caller.uid} has {self._per_uid[caller.uid]} connections already"))
+            refuse(sock, error)
+            return
+        except OSError as error:
+            log.warning("a caller could not be identified: %s", os.strerror(error.errno or 0))
+            refuse(sock, BusyError("the daemon is out of descriptors"))
+            return
+        count = self._per_uid[caller.uid]
+        if count >= self._core.settings.max_connections_per_uid:
+            process.close()
+            refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
+            return
         self._per_uid[caller.uid] += 1
-        self._nursery.start_soon(self._converse, sock, caller, process, operator)
-        return None
+        self._nursery.start_soon(self._converse, sock, caller, self._core.processes.join(process), operator)
 
     async def _converse(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
+        scope = trio.CancelScope()
+        self._scopes.setdefault(process, set()).add(scope)
         try:
-            with sock:
+            with sock, scope:
                 if operator:
                     await OperatorConnection(self._core, sock, caller).run()
                 else:
                     await self._serve_agent(AgentConnection(self._core, sock, caller, process))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"conversation with pid {caller.pid}", error)
         finally:
-            process.release()
-            self._per_uid[caller.uid] -= 1
-            if not self._per_uid[caller.uid]:
-                del self._per_uid[caller.uid]
+            self._forget(caller, process, scope)
+
+    def _forget(self, caller: Caller, process: Process, scope: trio.CancelScope) -> None:
+        self._per_uid[caller.uid] -= 1
+        if not self._per_uid[caller.uid]:
+            del self._per_uid[caller.uid]
+        self._scopes[process].discard(scope)
+        if not self._scopes[process]:
+            del self._scopes[process]
+        self._core.processes.leave(process)
 
     async def _serve_agent(self, connection: AgentConnection) -> None:
         self._agents.add(connection)
@@ -166,6 +183,14 @@ class Server:
             await connection.run()
         finally:
             self._agents.discard(connection)
+
+    async def _watch(self) -> None:
+        """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
+        while True:
+            for process in await self._core.processes.deaths():
+                self._core.bindings.drop(process)
+                for scope in self._scopes.get(process, ()):
+                    scope.cancel()
 
 
 def refuse(sock: socket.socket, error: AvaultError) -> None:
