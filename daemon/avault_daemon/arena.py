@@ -100,7 +100,7 @@ class Arena:
         self._forget()
 
     def _forget(self) -> None:
-        self._memory: ctypes.Array[c_char] | None = None
+        self._view: memoryview | None = None
         self._base = 0
         self._reached = 0  # no byte at or beyond this offset was ever handed out
         self._free = [(0, self.size)]  # start and end, sorted, never adjacent
@@ -110,7 +110,7 @@ class Arena:
     @property
     def mapped(self) -> bool:
         """Whether there is a mapping at this moment."""
-        return self._memory is not None
+        return self._view is not None
 
     @property
     def in_use(self) -> int:
@@ -126,12 +126,11 @@ class Arena:
             raise ValueError(f"a slot of {size} bytes")
         span = -(-size // ALIGNMENT) * ALIGNMENT
         with self._lock:
-            memory = self._memory or self._map()
+            whole = self._map() if self._view is None else self._view
             start = self._carve(span)
             self._in_use += span
             self._reached = max(self._reached, start + span)
-            view = memoryview(memory).cast("B")[start : start + size]
-            slot = Slot(self, self._base + start, view)
+            slot = Slot(self, self._base + start, whole[start : start + size])
             self._taken[slot] = start, start + span
             return slot
 
@@ -153,15 +152,16 @@ class Arena:
     def wipe(self) -> None:
         """Zero everything, in one call under the GIL. Slots stay taken; their owners find zeroes."""
         with self._lock:
-            if self._memory is not None:
+            if self._view is not None:
                 sodium.memzero(self._base, self._reached)
 
-    def _map(self) -> ctypes.Array[c_char]:
+    def _map(self) -> memoryview:
         self._base = _map(self.kind, self.size)
-        self._memory = (c_char * self.size).from_address(self._base)
+        memory = (c_char * self.size).from_address(self._base)
         # A view that somebody kept keeps the mapping too, wiped: reading it later is wrong, but no crash.
-        weakref.finalize(self._memory, _libc.munmap, self._base, self.size).atexit = False
-        return self._memory
+        weakref.finalize(memory, _libc.munmap, self._base, self.size).atexit = False
+        self._view = memoryview(memory).cast("B")
+        return self._view
 
     def _carve(self, span: int) -> int:
         for index, (start, end) in enumerate(self._free):

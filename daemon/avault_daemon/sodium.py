@@ -122,19 +122,18 @@ def hkdf_extract(out: int, salt: bytes, ikm: Pointer, n: int) -> None:
     hmac_sha256(out, ikm, n, salt.ljust(HASH, b"\0"))
 
 
-def expand_room(length: int, info: int) -> tuple[int, int]:
-    """Return the bytes that `hkdf_expand` needs at *out* and at *scratch*."""
-    return -(-length // HASH) * HASH, HASH + info + 1
+def hkdf_expand(out: int, prk: Pointer, info: bytes, length: int) -> None:
+    """HKDF-expand with SHA-256 (RFC 5869); *info* is public.
 
-
-def hkdf_expand(out: int, prk: Pointer, info: bytes, length: int, scratch: int) -> None:
-    """HKDF-expand with SHA-256 (RFC 5869); *info* is public. For the room that it needs see `expand_room`."""
+    It writes more than *length* bytes: that many rounded up to whole hashes, and up to len(info) + 1 beyond.
+    """
     size = len(info) + 1
     hmac_sha256(out, info + b"\1", size, prk)
-    for index in range(1, -(-length // HASH)):
-        copy(scratch, out + (index - 1) * HASH, HASH)
-        copy(scratch + HASH, info + bytes((index + 1,)), size)
-        hmac_sha256(out + index * HASH, scratch, HASH + size, prk)
+    for index in range(2, -(-length // HASH) + 1):
+        # Each hash is of the one before, then info and a number: written behind it, and overwritten by the result.
+        copy(out + HASH, info + bytes((index,)), size)
+        hmac_sha256(out + HASH, out, HASH + size, prk)
+        out += HASH
 
 
 def xchacha20poly1305_encrypt(out: int, msg: Pointer, n: int, ad: bytes, nonce: bytes, key: Pointer) -> None:
@@ -179,7 +178,7 @@ def self_test() -> None:
     hmac_sha256(out, b"Hi There", 8, (b"\x0b" * 20).ljust(HASH, b"\0"))
     expect("HMAC-SHA256", "RFC 4231, case 1", _HMAC)
     hkdf_extract(out + 256, bytes(range(13)), b"\x0b" * 22, 22)
-    hkdf_expand(out, out + 256, bytes(range(0xF0, 0xFA)), 42, out + 128)
+    hkdf_expand(out, out + 256, bytes(range(0xF0, 0xFA)), 42)
     expect("HKDF-SHA256", "RFC 5869, case 1", _HKDF)
     chacha20_xor(out, bytes(64), 64, bytes(12), bytes(32))
     expect("ChaCha20", "RFC 8439, A.1, case 1", _CHACHA20)
