@@ -31,6 +31,8 @@ do; both are lower case without a final period, and neither ever holds a value, 
 
 from __future__ import annotations
 
+from ._shapes import is_map
+
 
 class AvaultError(Exception):
     """The root of all errors of avault.
@@ -264,13 +266,10 @@ WRONG_USE = 2
 
 def error_from_wire(wire: object) -> AvaultError:
     """Return the exception for an error map; a malformed or unknown one becomes an `InternalError` that says so."""
-    if not isinstance(wire, dict):
+    if not is_map(wire):
         return InternalError("the daemon sent an error that is no map")
-    code, message, hint = wire.get("code"), wire.get("message"), wire.get("hint")
-    if not isinstance(message, str):
-        message = None
-    if not isinstance(hint, str):
-        hint = None
+    code = wire.get("code")
+    message, hint = (text if isinstance(text := wire.get(key), str) else None for key in ("message", "hint"))
     kind = ERRORS.get(code) if isinstance(code, str) else None
     if kind is None:
         return InternalError(f"the daemon sent an unknown error: {ascii(code)[:40]}: {message}", hint=hint)

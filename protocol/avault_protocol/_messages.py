@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._errors import AvaultError, BadRequestError, TooLargeError, error_from_wire
 from ._msgpack import pack, unpack
+from ._shapes import is_list, is_map
 from .limits import MAX_HEAD, MAX_VALUES
 
 TYPE_CHECKING = False
@@ -21,7 +22,8 @@ _NIL = b"\xc0"
 class Request:
     """A call of *method*, to be answered under *id* (0 to 2**32 - 1).
 
-    *params* is whatever was sent in the place of the map of parameters, to be checked by `Method.check`.
+    *params* is what was sent in the place of the map of parameters, for `Method.check` to check; None where there was
+    no such place.
     """
 
     __slots__ = ("has_value", "id", "method", "params")
@@ -63,15 +65,14 @@ def unpack_head(head: bytes | bytearray, has_value: bool) -> Request | Response 
     A request with bad parameters is still a request, so that it can be answered under its id.
     """
     message = _unpack_before_value(head) if has_value else unpack(head)
-    # A bool equals 0 or 1, and is neither.
-    if isinstance(message, list) and message and type(message[0]) is int:  # pyright: ignore[reportUnknownArgumentType]
+    if is_list(message) and message and type(message[0]) is int:  # False and true equal 0 and 1
         match message:
             case [0, int(id), str(method), params] if _is_id(id):
                 return Request(id, method, _only_map(params, has_value), has_value)
             case [1, int(id), error, result] if _is_id(id):
                 return _response(id, error, result, has_value)
-            case [2, str(method), [dict(params)]] if not has_value:
-                return Notification(method, params)
+            case [2, str(method), params] if is_map(only := _only_map(params, has_value)) and not has_value:
+                return Notification(method, only)
             case _:
                 pass
     raise BadRequestError("neither a request nor a response nor a notification")
@@ -97,24 +98,19 @@ def _is_id(id: object) -> bool:
 
 
 def _only_map(params: object, has_value: bool) -> object:
-    """Return the map of ``[map]`` or ``[map, value]``; of ``[]`` an empty one; anything else as it is."""
-    match params, has_value:
-        case ([], False):
-            return {}
-        case ([only], False) | ([only, None], True):
-            return only
-        case _:
-            return params
+    """Return the first of ``[map]`` or ``[map, value]``; for ``[]`` an empty map, for anything else None."""
+    if not is_list(params) or len(params) > 1 + has_value:
+        return None
+    return params[0] if params else {}
 
 
 def _response(id: int, error: object, result: object, has_value: bool) -> Response:
-    match result, has_value:
-        case (None, False) if error is not None:
-            return Response(id, error_from_wire(error), {}, False)
-        case (dict(only), False) | ([dict(only), None], True) if error is None:
-            return Response(id, None, only, has_value)
-        case _:
-            raise BadRequestError(f"response {id} is neither an error nor a map")
+    if error is not None and result is None:
+        return Response(id, error_from_wire(error), {}, False)
+    only = _only_map(result, True) if has_value else result
+    if error is None and is_map(only):
+        return Response(id, None, only, has_value)
+    raise BadRequestError(f"response {id} is neither an error nor a map")
 
 
 def pack_request(id: int, method: str, params: Mapping[str, object], value_size: int | None = None) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ._errors import BadRequestError
 from ._names import check_agent_name, check_secret_name
+from ._shapes import is_list, is_map
 from .limits import MAX_DECLARED, MAX_ITEMS, MAX_REASON, MAX_VALUE, MAX_WAIT
 
 TYPE_CHECKING = False
@@ -29,11 +30,16 @@ STATES = (UNINITIALIZED, LOCKED, UNLOCKING, UNLOCKED)
 SERVE = "serve"
 WAIT = "wait"  # `locked`, unless the request asked to wait
 
-ALWAYS = dict.fromkeys(STATES, SERVE)
+ALWAYS: dict[str, str] = dict.fromkeys(STATES, SERVE)
 WITH_A_VAULT = {**ALWAYS, UNINITIALIZED: "uninitialized"}
 UNLOCKED_ONLY = {**WITH_A_VAULT, LOCKED: "locked", UNLOCKING: "locked"}
 ON_UNLOCK = {**UNLOCKED_ONLY, LOCKED: WAIT, UNLOCKING: WAIT}
-ONCE = {UNINITIALIZED: SERVE, LOCKED: "bad_request", UNLOCKING: "bad_request", UNLOCKED: "bad_request"}
+ONCE: dict[str, str] = {
+    UNINITIALIZED: SERVE,
+    LOCKED: "bad_request",
+    UNLOCKING: "bad_request",
+    UNLOCKED: "bad_request",
+}
 ONE_AT_A_TIME = {**WITH_A_VAULT, UNLOCKING: "busy"}
 RESTORING = {**ALWAYS, UNLOCKING: "busy"}
 
@@ -75,7 +81,7 @@ class Method:
 
     def check(self, params: object) -> dict[str, object]:
         """Return the checked parameters; raise `BadRequestError` naming the first that is wrong."""
-        if not isinstance(params, dict):
+        if not is_map(params):
             raise BadRequestError(f"{self.name}: the parameters are no map")
         for key in params:
             if key not in self.fields:
@@ -117,8 +123,7 @@ def _integer(low: int, high: int) -> Check:
 
 
 def _seconds(value: object, where: str) -> object:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= MAX_WAIT:  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT:
         raise BadRequestError(f"{where}: not a number of seconds from 0 to {MAX_WAIT:.0f}")
     return value
 
@@ -133,7 +138,7 @@ def _agent(value: object, where: str) -> object:
 
 def _list(item: Check, most: int) -> Check:
     def check(value: object, where: str) -> object:
-        if not isinstance(value, list) or len(value) > most:
+        if not is_list(value) or len(value) > most:
             raise BadRequestError(f"{where}: not a list of at most {most}")
         checked = [item(element, where) for element in value]
         if len({str(element) for element in checked}) != len(checked):
@@ -175,18 +180,17 @@ _ITEM = {
 }
 
 
-def _item(value: object, where: str) -> object:
-    if not isinstance(value, dict) or value.keys() != _ITEM.keys():
+def _item(value: object, where: str) -> dict[str, object]:
+    if not is_map(value) or value.keys() != _ITEM.keys():
         raise BadRequestError(f"{where}: an item is a map of exactly {', '.join(_ITEM)}")
     return {key: field.check(value[key], f"{where}: {key}") for key, field in _ITEM.items()}
 
 
 def _items(value: object, where: str) -> object:
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_ITEMS:
+    if not is_list(value) or not 0 < len(value) <= MAX_ITEMS:
         raise BadRequestError(f"{where}: not a list of 1 to {MAX_ITEMS} items")
     checked = [_item(element, where) for element in value]
-    names = {element["name"] for element in checked}  # type: ignore[index]  # pyright: ignore[reportIndexIssue, reportUnknownVariableType]
-    if len(names) != len(checked):
+    if len({element["name"] for element in checked}) != len(checked):
         raise BadRequestError(f"{where}: a secret is named twice")
     return checked
 

@@ -27,13 +27,13 @@ def pack(message: object) -> bytes:
     return packed
 
 
-def unpack(head: bytes | bytearray) -> object:
+def unpack(head: bytes | bytearray) -> Any:
     """Return what *head* says; raise `BadRequestError` unless it is one object without bin or extension types.
 
     Strings must be UTF-8, keys strings, and no key may be there twice.
     """
     try:
-        message: object = _msgpack.unpackb(
+        return _msgpack.unpackb(
             head,
             raw=False,
             use_list=True,
@@ -49,4 +49,3 @@ def unpack(head: bytes | bytearray) -> object:
     except ValueError:
         # Not chained: msgpack's errors may hold the bytes themselves.
         raise BadRequestError("not one well-formed MessagePack object") from None
-    return message

@@ -14,6 +14,7 @@ from ._errors import BadRequestError, TooLargeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
+    State = tuple[int, int, tuple[int, ...], int, bool]
 
 
 class Extent:
@@ -31,28 +32,60 @@ class Extent:
         self.has_value = has_value
 
 
+_LONG = -64  # the size, or the number of children, follows the lead byte; or it is no type of ours
+_NO_CONTAINER = -1
+_STRINGS = {0xD9: 1, 0xDA: 2, 0xDB: 4}  # lead byte -> bytes of the length that follows
+_BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_LONG_ARRAYS = {0xDC: 2, 0xDD: 4}
+_LONG_MAPS = {0xDE: 2, 0xDF: 4}
+_WIDTHS = _STRINGS | _BINS | _LONG_ARRAYS | _LONG_MAPS
+_ARRAYS = frozenset((*range(0x90, 0xA0), *_LONG_ARRAYS))
+_SCALARS = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9}
+_INTEGERS = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
+
+
 def _step(lead: int) -> int:
-    """Return what a lead byte says: the element's size; or -1 - children of a short container; or `_LONG`."""
+    """Return what a lead byte says: the size of its element; for a short container -1 - children; or `_LONG`."""
     if 0x80 <= lead <= 0x8F:
         return -1 - 2 * (lead & 0x0F)
     if 0x90 <= lead <= 0x9F:
         return -1 - (lead & 0x0F)
     if 0xA0 <= lead <= 0xBF:
         return 1 + (lead & 0x1F)
-    scalars = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9}
-    integers = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
-    return (scalars | integers).get(lead, _LONG if 0xC0 < lead < 0xE0 else 1)
+    return (_SCALARS | _INTEGERS).get(lead, _LONG if 0xC0 < lead < 0xE0 else 1)
 
 
-_LONG = -64
-"""The size or the number of children follows the lead byte; or it is an extension, or no MessagePack at all."""
 _STEPS = tuple(_step(lead) for lead in range(256))
-_STRINGS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-_BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_ARRAYS = {0xDC: 2, 0xDD: 4}
-_MAPS = {0xDE: 2, 0xDF: 4}
-_WIDTHS = _STRINGS | _BINS | _ARRAYS | _MAPS
-_ARRAY_LEADS = frozenset((*range(0x90, 0xA0), *_ARRAYS))
+
+
+def _measure(buffer: Buffer, position: int, bound: int) -> tuple[int, int]:
+    """Return where the `_LONG` element ends (a bin or container: its header), and its size or number of children.
+
+    Strings count as `_NO_CONTAINER`. An end beyond *bound* says only that so much is needed to go on.
+    """
+    lead = buffer[position]
+    if lead not in _WIDTHS:
+        raise BadRequestError(f"an extension type, or not MessagePack: byte 0x{lead:02x}")
+    end = position + 1 + _WIDTHS[lead]
+    if end > bound:
+        return end, _NO_CONTAINER
+    length = int.from_bytes(buffer[position + 1 : end], "big")
+    if lead in _STRINGS:
+        return end + length, _NO_CONTAINER
+    return end, 2 * length if lead in _LONG_MAPS else length
+
+
+def _too_much(depth: int) -> TooLargeError:
+    if depth > limits.MAX_DEPTH:
+        return TooLargeError(f"a message is nested deeper than {limits.MAX_DEPTH}")
+    return TooLargeError(f"a message has more than {limits.MAX_ELEMENTS} elements")
+
+
+# What is kept between two calls; immutable, so that an error leaves it as it was: the offset of the first element not
+# yet passed, from the start of the message; how many elements are still to come in the innermost open container (at
+# first: the message itself), and in each of those around it; how many more elements the message may have; whether
+# the container within the outermost one is an array.
+_FRESH: State = (0, 1, (), limits.MAX_ELEMENTS, False)
 
 
 class Scanner:
@@ -61,97 +94,63 @@ class Scanner:
     *max_head* bounds the bytes of a head, the header of a value included; *max_value* those of a value.
     """
 
-    __slots__ = ("_budget", "_in_array", "_left", "_max_head", "_max_value", "_offset", "_outer")
+    __slots__ = ("_max_head", "_max_value", "_state")
 
     def __init__(self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUES) -> None:
         self._max_head = max_head
         self._max_value = max_value
-        self._reset()
-
-    def _reset(self) -> None:
-        self._offset = 0  # of the first element not yet passed, from the start of the message
-        self._left = 1  # elements still to come in the innermost open container; at first, the message itself
-        self._outer: list[int] = []  # the same for the containers around it
-        self._budget = limits.MAX_ELEMENTS
-        self._in_array = False  # whether the container in the message's outermost array is an array
+        self._state = _FRESH
 
     def scan(self, buffer: Buffer, start: int, stop: int) -> Extent | None:
         """Return where the message at *start* lies, or None if its head is not complete in ``buffer[start:stop]``.
 
-        After None, call again with the same message at *start* (wherever it lies by then) and more of it. After an
+        After None, call again with the same message at *start* (wherever that is by then) and more of it. After an
         `Extent` the scanner is ready for the next message. After `BadRequestError` (no MessagePack, an extension
         type, a bin that is not the message's last bytes) or `TooLargeError` the stream is of no more use.
         """
-        steps = _STEPS
-        outer = self._outer
-        left = self._left
-        position = start + self._offset
+        offset, left, around, budget, in_array = self._state
+        outer = list(around)
+        position = end = start + offset
         limit = start + self._max_head
         bound = min(limit, stop)
-        end = position + 1
         while position < bound:
             lead = buffer[position]
-            step = steps[lead]
+            step = _STEPS[lead]
             if step > 0:
-                end = position + step
-                if end > bound:
-                    break
-                left -= 1
+                end, children = position + step, _NO_CONTAINER
+            elif step == _LONG:
+                end, children = _measure(buffer, position, bound)
             else:
-                if step == _LONG:
-                    end, children = self._long(buffer, position, bound)
-                    if end > bound:
-                        break
-                    if lead in _BINS:
-                        return self._value(end, children, left)
-                else:
-                    end, children = position + 1, -1 - step
-                if lead in _STRINGS:
-                    left -= 1
-                else:
-                    outer.append(left - 1)
-                    self._open(lead, children)
-                    left = children
+                end, children = position + 1, -1 - step
+            if end > bound:
+                break
             position = end
+            if children < 0:
+                left -= 1
+            elif lead in _BINS:
+                return self._value(end, children, in_array and left == 1 and outer == [0, 0])
+            else:
+                outer.append(left - 1)
+                left = children
+                budget -= children
+                if budget < 0 or len(outer) > limits.MAX_DEPTH:
+                    raise _too_much(len(outer))
+                if len(outer) == 2:
+                    in_array = lead in _ARRAYS
             while not left:
                 if not outer:
-                    self._reset()
+                    self._state = _FRESH
                     return Extent(position, position, False)
                 left = outer.pop()
-            end = position + 1
-        if end > limit:
+        if max(end, position + 1) > limit:
             raise TooLargeError(f"the head of a message is longer than {self._max_head} bytes")
-        self._offset = position - start
-        self._left = left
+        self._state = position - start, left, tuple(outer), budget, in_array
         return None
 
-    def _long(self, buffer: Buffer, position: int, bound: int) -> tuple[int, int]:
-        """Return where the element at *position* ends (for a container or bin: its header), and its length."""
-        lead = buffer[position]
-        if lead not in _WIDTHS:
-            raise BadRequestError(f"not MessagePack, or an extension type: byte 0x{lead:02x}")
-        end = position + 1 + _WIDTHS[lead]
-        if end > bound:
-            return end, 0
-        length = int.from_bytes(buffer[position + 1 : end], "big")
-        if lead in _STRINGS:
-            return end + length, length
-        return end, 2 * length if lead in _MAPS else length
-
-    def _open(self, lead: int, children: int) -> None:
-        depth = len(self._outer)
-        if depth > limits.MAX_DEPTH:
-            raise TooLargeError(f"a message is nested deeper than {limits.MAX_DEPTH}")
-        self._budget -= children
-        if self._budget < 0:
-            raise TooLargeError(f"a message has more than {limits.MAX_ELEMENTS} elements")
-        if depth == 2:
-            self._in_array = lead in _ARRAY_LEADS
-
-    def _value(self, head_end: int, size: int, left: int) -> Extent:
-        if left != 1 or self._outer != [0, 0] or not self._in_array:
+    def _value(self, head_end: int, size: int, is_last: bool) -> Extent:
+        if not is_last:
             raise BadRequestError("a bin that is not the last element of a message's parameters or result")
         if size > self._max_value:
             raise TooLargeError(f"a value of {size} bytes; the limit is {self._max_value}")
-        self._reset()
+        self._state = _FRESH
         return Extent(head_end, head_end + size, True)
