@@ -40,22 +40,18 @@ _LONG_ARRAYS = {0xDC: 2, 0xDD: 4}
 _LONG_MAPS = {0xDE: 2, 0xDF: 4}
 _WIDTHS = _STRINGS | _BINS | _LONG_ARRAYS | _LONG_MAPS
 _ARRAYS = frozenset((*range(0x90, 0xA0), *_LONG_ARRAYS))
-_SCALARS = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9}
-_INTEGERS = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
-
-
-def _step(lead: int) -> int:
-    """Return what a lead byte says: the size of its element; for a short container -1 - children; or `_LONG`."""
-    if 0x80 <= lead <= 0x8F:
-        return -1 - 2 * (lead & 0x0F)
-    if 0x90 <= lead <= 0x9F:
-        return -1 - (lead & 0x0F)
-    if 0xA0 <= lead <= 0xBF:
-        return 1 + (lead & 0x1F)
-    return (_SCALARS | _INTEGERS).get(lead, _LONG if 0xC0 < lead < 0xE0 else 1)
-
-
-_STEPS = tuple(_step(lead) for lead in range(256))
+# What a lead byte says: the size of its element; for a short container -1 - children; or `_LONG`.
+_STEPS = (
+    *(1,) * 128,  # 00 to 7f: small integers
+    *range(-1, -33, -2),  # 80 to 8f: maps
+    *range(-1, -17, -1),  # 90 to 9f: arrays
+    *range(1, 33),  # a0 to bf: strings
+    *(1, _LONG, 1, 1),  # c0 to c3: nil, unused, false, true
+    *(_LONG,) * 6,  # c4 to c9: bins, extensions
+    *(5, 9, 2, 3, 5, 9, 2, 3, 5, 9),  # ca to d3: floats, unsigned and signed integers
+    *(_LONG,) * 12,  # d4 to df: extensions, strings, arrays, maps
+    *(1,) * 32,  # e0 to ff: small negative integers
+)
 
 
 def _measure(buffer: Buffer, position: int, bound: int) -> tuple[int, int]:
