@@ -85,6 +85,11 @@ class Connection:
             self.close()
             raise unreachable(path, error) from None
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed; after an exception of `call` it is."""
+        return self._socket.fileno() < 0
+
     def check_server(self) -> None:
         """Raise `DeniedError` unless the server may be given a passphrase (see `_paths.check_server`)."""
         check_server(self._socket, self.path)
