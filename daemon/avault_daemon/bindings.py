@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias
 
 from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError, is_agent_name
 
@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 
 Plugin = tuple[str, str]
 """(agent, plugin)."""
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 # Names of plugins are the callers' choice, so the number that an agent holds at once has a bound: an agent of ours has
 # some ten, and each costs a descriptor and a line of the file.
@@ -164,12 +166,12 @@ def _open_plainly(path: str, flags: int) -> int:
 def parse(content: bytes) -> tuple[str, list[tuple[str, str, int, int]]]:
     """Return the boot id and the entries (agent, plugin, pid, start time) of a ``bindings.json``; else ValueError."""
     try:
-        document: object = json.loads(content)
+        document: Json = json.loads(content)
     except RecursionError:
         raise ValueError("too deeply nested") from None
     match document:
         case {"boot": str(boot), "holders": list(holders), **rest} if not rest:
-            entries = [_entry(holder) for holder in cast("list[object]", holders)]
+            entries = [_entry(holder) for holder in holders]
         case _:
             raise ValueError("not a map of a boot id and a list of holders")
     if len({(agent, plugin, pid) for agent, plugin, pid, _ in entries}) != len(entries):
@@ -177,7 +179,7 @@ def parse(content: bytes) -> tuple[str, list[tuple[str, str, int, int]]]:
     return boot, entries
 
 
-def _entry(holder: object) -> tuple[str, str, int, int]:
+def _entry(holder: Json) -> tuple[str, str, int, int]:
     match holder:
         case [str(agent), str(plugin), int(pid), int(started)] if (
             is_agent_name(agent)

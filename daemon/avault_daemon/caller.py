@@ -93,34 +93,24 @@ def system_unit(cgroup_text: str) -> str | None:
 
     The outermost, because a unit may own (be delegated) what lies below it, and may name that as it likes; and none
     below ``user.slice``, because there a user's own manager names units. With systemd on cgroup v2 the line ``0::``
-    counts, on v1 ``name=systemd``, on a hybrid both, and then they must agree.
+    counts, on v1 ``name=systemd``, on a hybrid both, and then they must agree. (The root is where systemd is not.)
     """
-    if not cgroup_text.endswith("\n"):
+    *lines, rest = cgroup_text.split("\n")
+    if rest:  # cut off
         return None
-    paths: dict[tuple[str, str], str] = {}
-    for line in cgroup_text[:-1].split("\n"):
-        number, _, rest = line.partition(":")
-        controllers, separator, path = rest.partition(":")
-        if (
-            not number.isdecimal()
-            or not separator
-            or not path.startswith("/")
-            or (number, controllers) in paths
-        ):
+    units: set[str | None] = set()
+    for line in lines:  # number:controllers:path
+        hierarchy, separator, path = line.partition(":/")
+        if not separator:
             return None
-        paths[number, controllers] = path
-    ours = [
-        path
-        for (number, controllers), path in paths.items()
-        if (number, controllers) == ("0", "") or controllers == "name=systemd"
-    ]
-    units = {_outermost(path) for path in ours if path != "/"}
+        if path and (hierarchy == "0:" or hierarchy.endswith(":name=systemd")):
+            units.add(_outermost(path))
     return units.pop() if len(units) == 1 else None
 
 
 def _outermost(path: str) -> str | None:
     """Return the first component that is no slice, if that is a unit. Anything else there is not systemd's work."""
-    for component in path[1:].split("/"):
+    for component in path.split("/"):
         # systemd puts one _ before a name that would collide with a file of the kernel's (memory.service, _x.service).
         name = component.removeprefix("_")
         if name == "user.slice" or not _is_unit_name(name):

@@ -1,0 +1,104 @@
+"""The settings file: a few keys, each of which the daemon uses, none of which can weaken the gate.
+
+``config.example.toml`` beside this module shows every key with its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from avault_protocol import BadRequestError
+from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
+
+_MAX_FILE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What may be set. The values are those of `RULES`; ``config.example.toml`` says what they mean."""
+
+    service: Literal["auto", "user", "system"] = "auto"
+    memory: Literal["auto", "memfd_secret", "mlock"] = "auto"
+    arena_mib: int = 4
+    log_n: int = 18
+    audit_sync: Literal["batch", "always"] = "batch"
+    max_connections_per_uid: int = MAX_CONNECTIONS_PER_UID
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+RULES: Mapping[str, tuple[str, ...] | range] = {
+    "service": ("auto", "user", "system"),
+    "memory": ("auto", "memfd_secret", "mlock"),
+    "arena_mib": range(2, 65),  # a put alone may hold 1 MiB twice
+    "log_n": range(16, 23),  # what the vault's format allows
+    "audit_sync": ("batch", "always"),
+    "max_connections_per_uid": range(1, 65537),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+"""Which values a key may have: one of some words, or a whole number of a range."""
+
+
+def load(path: Path, *, required: bool = False) -> Settings:
+    """Return the settings of the TOML file *path*; the defaults if there is none and none is *required*.
+
+    `BadRequestError` names the file and what is wrong in it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE + 1)
+    except FileNotFoundError:
+        if required:
+            raise BadRequestError(f"{path}: there is no such file") from None
+        return Settings()
+    except OSError as error:
+        raise BadRequestError(f"{path}: {(error.strerror or 'unreadable').lower()}") from error
+    if len(content) > _MAX_FILE:
+        raise BadRequestError(f"{path}: larger than {_MAX_FILE} bytes")
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Settings:
+    """Return the settings that *content* holds; `BadRequestError`, which calls it *name*."""
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequestError(f"{name}: not TOML: {error}") from None
+    for key, value in document.items():
+        _check(name, key, value)
+    return Settings(**document)
+
+
+def _check(name: str, key: str, value: object) -> None:
+    if key not in RULES:
+        raise BadRequestError(f"{name}: unknown key {ascii(key)[:60]}", hint=_nearest(key))
+    rule = RULES[key]
+    if isinstance(rule, tuple):
+        if value not in rule:
+            raise BadRequestError(f"{name}: {key} is {_describe(value)}, not one of {', '.join(rule)}")
+    elif type(value) is not int or value not in rule:  # True is an int, too
+        raise BadRequestError(
+            f"{name}: {key} is {_describe(value)}, not a whole number from {rule.start} to {rule.stop - 1}"
+        )
+
+
+def _nearest(key: str) -> str:
+    known = [field.name for field in fields(Settings)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+
+
+def _describe(value: object) -> str:
+    match value:
+        case bool() | int() | float() | str():
+            return f"{'the text ' if isinstance(value, str) else ''}{ascii(value).lower()[:60]}"
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case _:
+            return "a date or time"
