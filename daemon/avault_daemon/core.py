@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .audit import Record
     from .bindings import Bindings
     from .gate import Gate
+    from .places import Places
     from .processes import Processes
     from .requests import Requests
-    from .settings import Places, Settings
+    from .settings import Settings
     from .throttle import Throttle
     from .vault import Vault
 
