@@ -1,0 +1,111 @@
+"""Starting `avaultd` for ``--start``: detached, with this environment, its messages in a file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from avault_protocol import DaemonUnavailableError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from .session import Session
+
+PROGRAM = "avaultd"
+PATIENCE = 10.0  # seconds: reading and checking a vault of 10,000 secrets takes less than one
+PAUSE = 0.05
+MAX_SHOWN = 2000  # bytes of what a daemon that ended at once had to say
+
+
+def ensure(session: Session) -> None:
+    """Start the daemon if none answers; return when one does.
+
+    Raises:
+        DaemonUnavailableError: it is not to be found, ended at once (with what it said), or does not answer in time.
+
+    """
+    try:
+        session.connection()
+    except DaemonUnavailableError:
+        _start(session)
+
+
+def _start(session: Session) -> None:
+    program = find_program()
+    with _open_log() as log:
+        begin = log.tell()
+        # The copies of standard input and output would keep a pipeline waiting for its end.
+        process = subprocess.Popen(  # noqa: S603 - our own daemon, found beside this command
+            [program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+    _wait(session, process, begin)
+
+
+def find_program() -> str:
+    """Return the path of `avaultd`: beside this command, in its environment, or on PATH."""
+    for directory in _places():
+        candidate = Path(directory, PROGRAM)
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return str(candidate)
+    raise DaemonUnavailableError(
+        f"{PROGRAM} is not installed here", hint="install it: pip install avault-daemon"
+    )
+
+
+def _places() -> Iterator[str]:
+    yield os.path.dirname(os.path.realpath(sys.argv[0]))
+    yield os.path.join(sys.prefix, "bin")
+    yield from os.get_exec_path()
+
+
+def log_path() -> Path:
+    """Return the file that a daemon started by us writes its messages to."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(state, "avault", "avaultd.log")
+
+
+def _open_log() -> BinaryIO:
+    path = log_path()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    log = os.fdopen(fd, "ab")
+    log.seek(0, os.SEEK_END)
+    return log
+
+
+def _wait(session: Session, process: subprocess.Popen[bytes], begin: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        try:
+            session.connection()
+        except DaemonUnavailableError:
+            # A daemon that found another one running ends, and that other one answers: ask once more, then complain.
+            if ended:
+                raise _ended(begin) from None
+            time.sleep(PAUSE)
+        else:
+            process.returncode = 0  # it is to outlive us: nothing to warn of
+            return
+    raise DaemonUnavailableError(
+        f"{PROGRAM} does not answer within {PATIENCE:.0f} s", hint=f"its messages are in {log_path()}"
+    )
+
+
+def _ended(begin: int) -> DaemonUnavailableError:
+    with log_path().open("rb") as log:
+        log.seek(begin)
+        said = log.read()[-MAX_SHOWN:].decode(errors="backslashreplace").strip()
+    return DaemonUnavailableError(
+        f"{PROGRAM} ended at once: {said or 'without a word'}", hint=f"its messages are in {log_path()}"
+    )

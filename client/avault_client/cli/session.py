@@ -1,0 +1,93 @@
+"""One run of the command, or of its shell: a connection, made when first needed, and whether it is proven.
+
+Proof belongs to the connection: it is given at most once, and is gone when the connection is.
+"""
+
+from __future__ import annotations
+
+from avault_client._operator import OperatorConnection
+from avault_protocol import ERRORS, METHODS, SERVE, WAIT, DaemonUnavailableError
+
+from .output import Working
+from .passphrases import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from .grammar import Result
+    from .hidden import Hidden
+
+
+class Session:
+    """What a command works with."""
+
+    def __init__(self, connect: Callable[[], OperatorConnection] = OperatorConnection.connect) -> None:
+        self._connect = connect
+        self._connection: OperatorConnection | None = None
+        self.proven = False
+        self.source = Source()
+        self.line_of_input: Callable[[str], Hidden] | None = None
+
+    def close(self) -> None:
+        """Close the connection, if there is one; proof ends with it."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self.proven = False
+
+    def connection(self) -> OperatorConnection:
+        """Return the connection; raise `DaemonUnavailableError` if nobody answers."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def call(
+        self,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        value: memoryview | None = None,
+        fds: Sequence[int] = (),
+        *,
+        working: str | None = None,
+        timeout: float | None = None,
+    ) -> Result:
+        """Return the result of *method*, proven first if it needs that; *working* shows while it takes time."""
+        self.prove(method)
+        with Working(working) as display:
+            try:
+                return self.connection().call(method, params, value, fds, display.progress, timeout)
+            except DaemonUnavailableError:
+                self.close()
+                raise
+
+    def fetch(self, method: str, params: Mapping[str, object]) -> tuple[Result, bytearray]:
+        """Return what is known of a secret, and its value, which the caller wipes; proven first if it needs that."""
+        self.prove(method)
+        try:
+            return self.connection().fetch(method, params)
+        except DaemonUnavailableError:
+            self.close()
+            raise
+
+    def state(self) -> str:
+        """Return the state of the vault."""
+        return str(self.call("status")["state"])
+
+    def require(self, method: str) -> None:
+        """Raise the error that *method* would give in the present state, before anyone is asked for a passphrase."""
+        code = METHODS[method].states[self.state()]
+        if code not in (SERVE, WAIT):
+            raise ERRORS[code]()
+
+    def prove(self, method: str) -> None:
+        """Prove this connection, if *method* needs that and it is not proven yet."""
+        if METHODS[method].proof and not self.proven:
+            self.require(method)
+            self.prove_now()
+
+    def prove_now(self) -> None:
+        """Ask for the vault's passphrase and prove this connection with it."""
+        with self.source.read("the vault") as passphrase:
+            self.call("prove", value=passphrase.view, working="checking the passphrase")
+        self.proven = True
