@@ -74,7 +74,7 @@ class AgentConversation:
             )
         core, plugin, declared = self._core, params["plugin"], params["secrets"]
         try:
-            agent = core.vault.policy.identify(self.caller, params.get("agent"), service=core.service)
+            agent = core.vault.policy.identify(self.caller, params.get("agent"), service=core.places.service)
             core.bindings.bind(agent.name, plugin, self._process, agent.instances)
         except AvaultError as error:
             if isinstance(error, UnknownAgentError):

@@ -139,7 +139,7 @@ class AgentConnection:
 
     async def _answer_on_unlock(self, request: Request, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await self._core.signals.unlocked.wait()
+            await self._core.unlocked.wait()
         self._waiting -= 1
         self._answer(request, waited=True)
         await self._send()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from .bindings import Bindings
     from .gate import Gate
     from .places import Places
-    from .processes import Processes
     from .requests import Requests
     from .settings import Settings
     from .throttle import Throttle
@@ -23,36 +21,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Signals:
-    """What conversations may wait for."""
-
-    unlocked: trio.Event = field(default_factory=trio.Event)
-
-    def on_event(self, event: str, detail: dict[str, object]) -> None:
-        """Follow the vault; one of its listeners."""
-        if event == "unlocked":
-            self.unlocked.set()
-        elif event == "locked":
-            self.unlocked = trio.Event()
-
-
-@dataclass(frozen=True, slots=True)
 class Core:
-    """The parts of one daemon. *service* is "user" or "system"; *confinement* says what the process forbids itself."""
+    """The parts of one daemon. *confinement* says what the process forbids itself."""
 
     settings: Settings
     places: Places
-    service: str
     confinement: str
-    clock: Callable[[], float]
     arena: Arena
     vault: Vault
     record: Record
     requests: Requests
     gate: Gate
     bindings: Bindings
-    processes: Processes
     throttle: Throttle
-    signals: Signals
+    unlocked: trio.Event = field(default_factory=trio.Event)
+    """Set while the vault is unlocked; a new one after each lock."""
     guesses: defaultdict[int, trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
     """One lock a uid: its passphrases are checked one after the other."""
+
+    def follow_vault(self, event: str, detail: dict[str, object]) -> None:
+        """Hand the record its key and take it away; a listener of the vault."""
+        if event == "unlocked":
+            self.record.signer, self.record.public = self.vault.sign, self.vault.public
+            self.unlocked.set()
+        elif event == "locked":
+            self.record.signer = self.record.public = None
+            self.unlocked = trio.Event()
+        elif event == "key":
+            self.record.rekeyed(bytes.fromhex(str(detail["new"])))
+
+    def close(self) -> None:
+        """Give everything back; the vault first, since it is what must not stay open."""
+        self.vault.close()
+        self.record.close()
+        self.bindings.close()

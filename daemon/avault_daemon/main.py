@@ -1,40 +1,128 @@
-"""The daemon's entry point: harden, read the settings, put the parts together, confine, serve until told to stop."""
+"""The daemon's entry point: harden, put the parts together, confine, serve until told to stop."""
 
-# The first statement of the process: from here on no other process of this uid may look into it.
+# ruff: noqa: E402
 from . import confine
 
+# The first statement of the process: from here on no other process of this uid may look into it.
 confine.first()
 
-import argparse  # noqa: E402
-import logging  # noqa: E402
-import os  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
 
-import trio  # noqa: E402
+import trio
 
-from avault_protocol import AvaultError  # noqa: E402
+from avault_protocol import AvaultError, BusyError
 
-from . import __version__, settings as settings_file, sodium  # noqa: E402
-from .anchor import Anchor  # noqa: E402
-from .arena import Arena  # noqa: E402
-from .audit import Record  # noqa: E402
-from .bindings import Bindings  # noqa: E402
-from .core import Core, Signals  # noqa: E402
-from .gate import Gate  # noqa: E402
-from .processes import Processes  # noqa: E402
-from .requests import Requests  # noqa: E402
-from .server import Server  # noqa: E402
-from .settings import Places, Settings  # noqa: E402
-from .throttle import Throttle  # noqa: E402
-from .vault import Vault  # noqa: E402
+from . import __version__, places as place_rules, sodium
+from .anchor import Anchor
+from .arena import Arena
+from .audit import Record
+from .bindings import Bindings
+from .core import Core
+from .gate import Gate
+from .places import Places
+from .requests import Requests
+from .server import Server
+from .settings import Settings
+from .throttle import Throttle
+from .vault import Vault
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avaultd")
 
 
 def main() -> None:
-    """Run `avaultd`; its exit status is that of the error that ended it, 0 for a signal."""
+    """Run `avaultd`; exit status 0 after SIGTERM or SIGINT, else that of the error that ended it."""
     sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the daemon with *arguments*, and return its exit status."""
+    options = parser().parse_args(arguments)
+    os.umask(0o077)
+    try:
+        settings, places = place_rules.configure(os.environ, **vars(options))
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
+        places.make()
+        sodium.self_test()
+        # Now, before the first thread: what comes later is confined with it.
+        confinement = confine.confine(
+            write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
+            read=[str(places.config.parent)],
+        )
+        trio.run(serve, assemble(settings, places, confinement))
+    except AvaultError as error:
+        print(f"avaultd: error: {error.message}", file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(f"avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_status
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; what is left out is looked up in the environment, then by default."""
+    parser = argparse.ArgumentParser(prog="avaultd", description="The vault daemon for agents.")
+    parser.add_argument("--home", metavar="D", help="directory of the vault")
+    parser.add_argument("--state-dir", metavar="D", help="directory of the anchor and the record")
+    parser.add_argument("--runtime-dir", metavar="D", help="directory of the sockets")
+    parser.add_argument("--config", metavar="F", help="settings file")
+    parser.add_argument("--version", action="version", version=f"avaultd {__version__}")
+    return parser
+
+
+def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n: int = 16) -> Core:
+    """Open everything that belongs to one daemon.
+
+    A vault that is damaged does not keep the daemon from starting: it serves nothing and says why. Raises
+    `AvaultError` for what does: a second daemon, a record that cannot be opened, a directory that cannot be used.
+    """
+    arena = Arena(settings.arena_mib << 20, settings.memory)
+    anchor = Anchor(places.state_dir / "anchor.json")
+    vault = Vault(places.home, places.state_dir, arena, anchor, clock=time.time, min_log_n=min_log_n)
+    try:
+        vault.open()
+    except BusyError:
+        raise
+    except AvaultError as error:
+        log.error("%s; nothing is served; %s", error.message, error.hint)
+    record = Record(places.state_dir, anchor, clock=time.time, sync=settings.audit_sync)
+    requests = Requests(clock=time.time)
+    core = Core(
+        settings=settings,
+        places=places,
+        confinement=confinement,
+        arena=arena,
+        vault=vault,
+        record=record,
+        requests=requests,
+        gate=Gate(vault, record, requests),
+        bindings=Bindings(places.bindings),
+        throttle=Throttle(time.monotonic),
+    )
+    # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
+    vault.listeners.append(core.follow_vault)
+    return core
+
+
+async def serve(core: Core) -> None:
+    """Serve until SIGTERM or SIGINT; then wipe, before anything else."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(core.record.run)
+            server = Server(core, nursery)
+            server.start()
+            log.info("avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket)
+            async for signum in signals:
+                core.vault.lock()
+                log.info("stopping on %s", signal.Signals(signum).name)
+                break
+            nursery.cancel_scope.cancel()
+    core.close()
+
+
+if __name__ == "__main__":
+    main()

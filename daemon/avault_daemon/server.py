@@ -152,7 +152,7 @@ class Server:
             refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
             return
         self._per_uid[caller.uid] += 1
-        self._nursery.start_soon(self._converse, sock, caller, self._core.processes.join(process), operator)
+        self._nursery.start_soon(self._converse, sock, caller, self._core.bindings.processes.join(process), operator)
 
     async def _converse(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
         scope = trio.CancelScope()
@@ -175,7 +175,7 @@ class Server:
         self._scopes[process].discard(scope)
         if not self._scopes[process]:
             del self._scopes[process]
-        self._core.processes.leave(process)
+        self._core.bindings.processes.leave(process)
 
     async def _serve_agent(self, connection: AgentConnection) -> None:
         self._agents.add(connection)
@@ -187,7 +187,7 @@ class Server:
     async def _watch(self) -> None:
         """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
         while True:
-            for process in await self._core.processes.deaths():
+            for process in await self._core.bindings.processes.deaths():
                 self._core.bindings.drop(process)
                 for scope in self._scopes.get(process, ()):
                     scope.cancel()

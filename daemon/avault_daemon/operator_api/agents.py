@@ -47,7 +47,7 @@ def _plugins(turn: Turn, agent: Agent) -> list[dict[str, object]] | None:
 
 
 def _boundary(turn: Turn, agent: Agent) -> str:
-    return boundary(agent.selectors, turn.core.service)
+    return boundary(agent.selectors, turn.core.places.service)
 
 
 def _selectors(params: Params) -> Selectors | None:
@@ -114,7 +114,9 @@ async def grant(turn: Turn) -> Answer:
 def _must_exist(turn: Turn, names: Iterable[str]) -> None:
     missing = [name for name in names if not turn.core.vault.has(name)]
     if missing:
-        raise NotFoundError(f"there is no secret {missing[0]}", hint=f"store it first: avault set {missing[0]}")
+        raise NotFoundError(
+            f"there is no secret {missing[0]}", hint=f"store it first: avault set {missing[0]}"
+        )
 
 
 async def revoke(turn: Turn) -> Answer:

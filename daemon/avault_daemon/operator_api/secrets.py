@@ -13,7 +13,9 @@ async def put(turn: Turn) -> Answer:
     items = turn.params["items"]
     size = sum(item["size"] for item in items)
     if size > limits.MAX_VALUES:
-        raise TooLargeError(f"put: {size} bytes of values are more than {limits.MAX_VALUES}", hint="put less at once")
+        raise TooLargeError(
+            f"put: {size} bytes of values are more than {limits.MAX_VALUES}", hint="put less at once"
+        )
     if turn.value is None or size != len(turn.value):
         raise BadRequestError("put: the sizes of the items do not add up to the value's")
     stored = await turn.core.vault.put(items, turn.value, replace=turn.params.get("replace", False))

@@ -71,14 +71,20 @@ def _vault(turn: Turn) -> str | None:
 async def slots(turn: Turn) -> Answer:
     """List the ways to unlock."""
     return Answer(
-        {"slots": [{"id": slot.id, "type": slot.type, "log_n": slot.log_n} for slot in turn.core.vault.slots()]}
+        {
+            "slots": [
+                {"id": slot.id, "type": slot.type, "log_n": slot.log_n} for slot in turn.core.vault.slots()
+            ]
+        }
     )
 
 
 async def slot_add(turn: Turn) -> Answer:
     """Add a second passphrase."""
     if turn.params["type"] != "passphrase":
-        raise BadRequestError(f"slot_add: no such type of slot: {turn.params['type']}", hint="types: passphrase")
+        raise BadRequestError(
+            f"slot_add: no such type of slot: {turn.params['type']}", hint="types: passphrase"
+        )
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         return Answer({"slot": await turn.core.vault.add_passphrase(passphrase, turn.log_n)})

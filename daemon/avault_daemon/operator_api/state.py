@@ -29,8 +29,8 @@ async def status(turn: Turn) -> Answer:
             "version": __version__,
             "pid": os.getpid(),
             "home": str(core.places.home),
-            "service": core.service,
-            "boundary": BOUNDARIES[core.service],
+            "service": core.places.service,
+            "boundary": BOUNDARIES[core.places.service],
             "confined": core.confinement,
             "memory": {
                 "kind": core.arena.kind,
