@@ -49,18 +49,21 @@ class Conversation:
     """Builds requests, and finds their answers in the bytes received.
 
     Receive into `space`, say by `received` how much it was, then take events from `next_event` until it is None.
+    Received bytes lie in *buffer*, and nothing of a value stays there once it was taken out.
     After any exception but those of `ask` the stream is of no more use: `close`, and close the connection.
     """
 
-    __slots__ = ("_buffer", "_extent", "_id", "_most", "_returns_value", "_scanner", "_stop")
+    __slots__ = ("_extent", "_id", "_most", "_returns_value", "_scanner", "_stop", "buffer")
 
-    def __init__(self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUE) -> None:
+    def __init__(
+        self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUE, last_id: int = 0
+    ) -> None:
         self._scanner = Scanner(max_head=max_head, max_value=max_value)
         self._most = max_head + max_value
-        self._buffer = bytearray(min(FIRST_BUFFER, self._most))
+        self.buffer = bytearray(min(FIRST_BUFFER, self._most))
         self._stop = 0  # what has arrived is buffer[:stop], and a message begins at 0
         self._extent: Extent | None = None  # of a message whose value has not arrived whole
-        self._id = 0  # of the last request; 0 is never one of ours
+        self._id = last_id  # of the last request; 0 is never one of ours
         self._returns_value: bool | None = None  # of the open request; None if none is open
 
     def ask(self, method: str, params: Mapping[str, object], value_size: int | None = None) -> bytes:
@@ -75,9 +78,9 @@ class Conversation:
 
     def space(self) -> memoryview:
         """Return where the next bytes belong. It is never empty."""
-        if self._stop == len(self._buffer):
+        if self._stop == len(self.buffer):
             self._grow()
-        return memoryview(self._buffer)[self._stop :]
+        return memoryview(self.buffer)[self._stop :]
 
     def received(self, count: int) -> None:
         """Note that *count* bytes have arrived in what `space` returned."""
@@ -89,11 +92,11 @@ class Conversation:
         Raises `BadRequestError` or `TooLargeError` for what is no part of the protocol, and the daemon's own error
         where it found our stream to be none.
         """
-        extent = self._extent or self._scanner.scan(self._buffer, 0, self._stop)
+        extent = self._extent or self._scanner.scan(self.buffer, 0, self._stop)
         self._extent = extent
         if extent is None or extent.end > self._stop:
             return None
-        message = unpack_head(self._buffer[: extent.head_end], extent.has_value)
+        message = unpack_head(self.buffer[: extent.head_end], extent.has_value)
         if isinstance(message, Response):
             event: Answer | Notification = self._answer(message, extent)
         elif isinstance(message, Notification):
@@ -105,7 +108,7 @@ class Conversation:
 
     def close(self) -> None:
         """Wipe what has arrived."""
-        wipe(self._buffer)
+        wipe(self.buffer)
 
     def _answer(self, response: Response, extent: Extent) -> Answer:
         if response.id == 0 and response.error is not None:
@@ -116,14 +119,14 @@ class Conversation:
         if extent.has_value is not due:
             raise BadRequestError("the daemon sent " + ("no value" if due else "a value where none was due"))
         self._returns_value = None
-        value = self._buffer[extent.head_end : extent.end] if due else None
+        value = self.buffer[extent.head_end : extent.end] if due else None
         return Answer(response.error, response.result, value)
 
     def _drop(self, extent: Extent) -> None:
         """Move what follows the message to the front, and leave nothing of a value behind it."""
         self._extent = None
         rest = self._stop - extent.end
-        view = memoryview(self._buffer)
+        view = memoryview(self.buffer)
         view[:rest] = view[extent.end : self._stop]  # in place: no object ever holds these bytes
         if extent.has_value:
             view[rest : self._stop] = bytes(self._stop - rest)
@@ -131,9 +134,9 @@ class Conversation:
 
     def _grow(self) -> None:
         """Get a larger buffer. Not by extending the old one, which could leave its bytes in freed memory."""
-        larger = bytearray(min(2 * len(self._buffer), self._most))
-        if len(larger) == len(self._buffer):
+        larger = bytearray(min(2 * len(self.buffer), self._most))
+        if len(larger) == len(self.buffer):
             raise BadRequestError(f"the daemon sent more than {self._most} bytes in one message")
-        larger[: self._stop] = memoryview(self._buffer)[: self._stop]
-        wipe(self._buffer)
-        self._buffer = larger
+        larger[: self._stop] = memoryview(self.buffer)[: self._stop]
+        wipe(self.buffer)
+        self.buffer = larger

@@ -11,7 +11,7 @@ from avault_protocol import DaemonUnavailableError, DeniedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 AGENT_SOCKET = "agent.sock"
 OPERATOR_SOCKET = "operator.sock"
@@ -26,15 +26,16 @@ def agent_socket(path: str | None = None, environ: Mapping[str, str] = os.enviro
     ``$XDG_RUNTIME_DIR/avault`` if that directory is there, else the one in ``/run/avault``. Raises
     `DaemonUnavailableError`, saying where it looked, if it comes to neither.
     """
-    return path or environ.get("AVAULT_SOCKET") or _runtime_directory(environ) + "/" + AGENT_SOCKET
+    return path or environ.get("AVAULT_SOCKET") or runtime_directory(environ) + "/" + AGENT_SOCKET
 
 
 def operator_socket(path: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
     """Return the path of the operator's socket, found like `agent_socket`, but for ``AVAULT_SOCKET``."""
-    return path or _runtime_directory(environ) + "/" + OPERATOR_SOCKET
+    return path or runtime_directory(environ) + "/" + OPERATOR_SOCKET
 
 
-def _runtime_directory(environ: Mapping[str, str], system: str = SYSTEM_DIRECTORY) -> str:
+def runtime_directory(environ: Mapping[str, str], system: str = SYSTEM_DIRECTORY) -> str:
+    """Return the directory of the sockets; see `agent_socket`."""
     given = environ.get("AVAULT_RUNTIME_DIR")
     if given:
         return given
@@ -53,7 +54,7 @@ def check_server(sock: socket, path: str) -> None:
     or the user ``avault``.
     """
     uid = server_uid(sock)
-    if uid not in _trusted(path):
+    if uid not in trusted_uids(path):
         raise DeniedError(
             f"the server at {path} runs as uid {uid}: it gets no passphrase",
             hint="is this the socket you meant? avault trusts a daemon of your own uid, or the system service",
@@ -67,12 +68,19 @@ def server_uid(sock: socket) -> int:
     return uid
 
 
-def _trusted(path: str) -> frozenset[int]:
+def trusted_uids(
+    path: str, *, own: int | None = None, uid_of: Callable[[str], int] | None = None
+) -> frozenset[int]:
+    """Return whom a passphrase may be sent to at *path*. *own* and *uid_of* are this process's uid and pwd's look-up."""
     if not os.path.realpath(path).startswith(SYSTEM_DIRECTORY + "/"):
-        return frozenset({os.geteuid()})
-    from pwd import getpwnam
-
+        return frozenset({os.geteuid() if own is None else own})
     try:
-        return frozenset({0, getpwnam(SYSTEM_USER).pw_uid})
+        return frozenset({0, (uid_of or _uid_of)(SYSTEM_USER)})
     except KeyError:
         return frozenset({0})
+
+
+def _uid_of(name: str) -> int:
+    from pwd import getpwnam
+
+    return getpwnam(name).pw_uid

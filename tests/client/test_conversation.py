@@ -1,0 +1,245 @@
+"""The conversation without I/O: whatever way the bytes arrive, the answers are the same, and nothing stays behind."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from avault_client._conversation import FIRST_BUFFER, MAX_ID, Answer, Conversation
+from avault_protocol import (
+    AvaultError,
+    BadRequestError,
+    BusyError,
+    Decoder,
+    LockedError,
+    Notification,
+    Request,
+    TooLargeError,
+    limits,
+    pack_error,
+    pack_notification,
+    pack_request,
+    pack_response,
+)
+
+VALUE = b"hunter2-hunter2"
+
+
+def feed(conversation: Conversation, data: bytes) -> list[Answer | Notification]:
+    """Hand over *data* as a socket would, and return the events."""
+    events: list[Answer | Notification] = []
+    while data:
+        space = conversation.space()
+        count = min(len(space), len(data))
+        space[:count] = data[:count]
+        data = data[count:]
+        conversation.received(count)
+        while (event := conversation.next_event()) is not None:
+            events.append(event)
+    return events
+
+
+def only_answer(conversation: Conversation, data: bytes) -> Answer:
+    (event,) = feed(conversation, data)
+    assert isinstance(event, Answer)
+    return event
+
+
+def value_of(answer: Answer) -> bytes | None:
+    return None if answer.value is None else bytes(answer.value)
+
+
+def left_in(conversation: Conversation) -> bytes:
+    return bytes(conversation.buffer)
+
+
+def test_a_request_is_one_of_the_protocol() -> None:
+    decoder = Decoder()
+    decoder.feed(Conversation().ask("get_secret", {"name": "A"}))
+    request = decoder.next_message()
+    assert isinstance(request, Request)
+    assert (request.id, request.method, request.params) == (1, "get_secret", {"name": "A"})
+
+
+def test_a_value_is_taken_out_and_wiped_behind() -> None:
+    conversation = Conversation()
+    conversation.ask("get_secret", {"name": "A"})
+    answer = only_answer(conversation, pack_response(1, {"name": "A"}, len(VALUE)) + VALUE)
+    assert value_of(answer) == VALUE
+    assert answer.result == {"name": "A"}
+    assert not any(left_in(conversation))
+
+
+def test_what_follows_a_value_is_kept_and_the_value_is_not() -> None:
+    conversation = Conversation()
+    conversation.ask("get_secret", {"name": "A"})
+    following = pack_notification("rotated", {"name": "A"})
+    answer, notification = feed(
+        conversation, pack_response(1, {}, len(VALUE)) + VALUE + following + following[:3]
+    )
+    assert isinstance(answer, Answer)
+    assert isinstance(notification, Notification)
+    assert notification.params == {"name": "A"}
+    assert VALUE[-3:] not in left_in(conversation)
+    (again,) = feed(conversation, following[3:])
+    assert isinstance(again, Notification)
+
+
+def test_close_wipes_half_a_value() -> None:
+    conversation = Conversation()
+    conversation.ask("get_secret", {"name": "A"})
+    assert feed(conversation, pack_response(1, {}, len(VALUE)) + VALUE[:-1]) == []
+    assert VALUE[:-1] in left_in(conversation)
+    conversation.close()
+    assert not any(left_in(conversation))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["value", "map", "error"]),
+            st.binary(max_size=300),
+            st.lists(st.sampled_from(["locked", "unlocked", "new-in-a-later-version"]), max_size=2),
+        ),
+        max_size=5,
+    ),
+    st.lists(st.integers(1, 200), min_size=1, max_size=10),
+)
+def test_however_the_bytes_are_cut_the_answers_are_the_same(
+    script: list[tuple[str, bytes, list[str]]], cuts: list[int]
+) -> None:
+    conversation = Conversation()
+    for number, (kind, value, told) in enumerate(script, start=1):
+        conversation.ask("get_secret" if kind == "value" else "grants", {})
+        stream = b"".join(pack_notification(method, {}) for method in told)
+        if kind == "value":
+            stream += pack_response(number, {"n": number}, len(value)) + value
+        elif kind == "map":
+            stream += pack_response(number, {"n": number})
+        else:
+            stream += pack_error(number, LockedError())
+        events: list[Answer | Notification] = []
+        position, turn = 0, 0
+        while position < len(stream):
+            size = cuts[turn % len(cuts)]
+            events += feed(conversation, stream[position : position + size])
+            position, turn = position + size, turn + 1
+        *notifications, answer = events
+        assert [event.method for event in notifications if isinstance(event, Notification)] == told
+        assert isinstance(answer, Answer)
+        assert value_of(answer) == (value if kind == "value" else None)
+        assert answer.result == ({} if kind == "error" else {"n": number})
+        assert isinstance(answer.error, LockedError) == (kind == "error")
+        if kind == "value" and len(value) > 20:  # long enough not to be there by chance
+            assert value not in left_in(conversation)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_an_error_or_not_an_answer_yet(noise: bytes) -> None:
+    conversation = Conversation()
+    conversation.ask("get_secret", {"name": "A"})
+    try:
+        events = feed(conversation, noise)
+    except AvaultError:
+        return
+    assert not [event for event in events if isinstance(event, Answer) and event.error is None]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (pack_response(2, {}, 1) + b"x", "not open"),
+        (pack_response(0, {}, 1) + b"x", "not open"),
+        (pack_response(1, {}), "sent no value"),
+        (pack_request(1, "status", {}), "sent a request"),
+        (b"\xc1", "not MessagePack"),
+        (b"\x93\x01\x02\x03", "neither a request"),
+    ],
+)
+def test_what_is_no_answer_to_the_question_is_an_error(data: bytes, said: str) -> None:
+    conversation = Conversation()
+    conversation.ask("get_secret", {"name": "A"})
+    with pytest.raises(BadRequestError, match=said):
+        feed(conversation, data)
+
+
+def test_a_value_where_none_was_due_is_an_error() -> None:
+    conversation = Conversation()
+    conversation.ask("grants", {})
+    with pytest.raises(BadRequestError, match="where none was due"):
+        feed(conversation, pack_response(1, {}, len(VALUE)) + VALUE)
+
+
+def test_a_second_answer_is_an_error() -> None:
+    conversation = Conversation()
+    conversation.ask("grants", {})
+    with pytest.raises(BadRequestError, match="not open"):
+        feed(conversation, 2 * pack_response(1, {}))
+
+
+def test_an_answer_before_any_question_is_an_error() -> None:
+    with pytest.raises(BadRequestError, match="not open"):
+        feed(Conversation(), pack_response(1, {}))
+
+
+def test_a_second_question_before_the_answer_is_a_bug_of_ours() -> None:
+    conversation = Conversation()
+    conversation.ask("grants", {})
+    with pytest.raises(RuntimeError, match="is open"):
+        conversation.ask("grants", {})
+
+
+def test_a_question_that_cannot_be_sent_leaves_the_conversation_as_it_was() -> None:
+    conversation = Conversation()
+    with pytest.raises(TooLargeError):
+        conversation.ask("request", {"reason": "x" * limits.MAX_HEAD})
+    conversation.ask("grants", {})
+    assert only_answer(conversation, pack_response(1, {})).result == {}
+
+
+def test_what_the_daemon_says_of_the_whole_connection_is_raised() -> None:
+    conversation = Conversation()
+    conversation.ask("hello", {})
+    with pytest.raises(BusyError, match="too many"):
+        feed(conversation, pack_error(0, BusyError("too many connections")))
+
+
+@pytest.mark.parametrize("most", [100, FIRST_BUFFER])
+def test_a_value_of_the_limit_passes_and_one_byte_more_does_not(most: int) -> None:
+    for size in (most, most + 1):
+        conversation = Conversation(max_head=64, max_value=most)
+        conversation.ask("get_secret", {"name": "A"})
+        data = pack_response(1, {}, size) + bytes(size)
+        if size == most:
+            assert value_of(only_answer(conversation, data)) == bytes(size)
+        else:
+            with pytest.raises(TooLargeError):
+                feed(conversation, data)
+
+
+def test_a_buffer_that_grows_leaves_nothing_in_the_old_one() -> None:
+    conversation = Conversation(max_value=2 * FIRST_BUFFER)
+    conversation.ask("get_secret", {"name": "A"})
+    first = conversation.buffer
+    value = b"V" * (FIRST_BUFFER + 1)
+    answer = only_answer(conversation, pack_response(1, {}, len(value)) + value)
+    assert value_of(answer) == value
+    assert conversation.buffer is not first
+    assert not any(first)
+    assert not any(left_in(conversation))
+
+
+def test_a_head_over_the_limit_is_refused_while_it_arrives() -> None:
+    conversation = Conversation(max_head=64, max_value=64)
+    conversation.ask("grants", {})
+    with pytest.raises(TooLargeError):
+        feed(conversation, pack_response(1, {"granted": ["A" * 30] * 5}))
+
+
+def test_ids_begin_again_at_one() -> None:
+    """0 is never an id of ours: the daemon answers under it what it could not read."""
+    conversation = Conversation(last_id=MAX_ID - 1)
+    conversation.ask("grants", {})
+    assert only_answer(conversation, pack_response(MAX_ID, {})).error is None
+    conversation.ask("grants", {})
+    assert only_answer(conversation, pack_response(1, {})).error is None
