@@ -170,16 +170,21 @@ def apply(*, network: bool) -> None:
 
     Needs PR_SET_NO_NEW_PRIVS. `UnsupportedArchitecture`, `Unavailable`; any other OSError: the kernel refused.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
+    if _prctl(PR_GET_SECCOMP, 0, None) < 0:
         raise Unavailable(ctypes.get_errno(), "this kernel has no seccomp")
-    code = program(machine(), network=network)
+    install(program(machine(), network=network))
+
+
+def install(code: list[Instruction]) -> None:
+    """Put *code* in force on the calling thread; OSError if the kernel refuses it."""
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in code))
-    header = ctypes.create_string_buffer(
-        struct.pack("@HP", len(code), ctypes.addressof(instructions))
-    )  # sock_fprog
-    if libc.prctl(PR_SET_SECCOMP, _MODE_FILTER, header, 0, 0):
+    header = struct.pack("@HP", len(code), ctypes.addressof(instructions))  # struct sock_fprog
+    if _prctl(PR_SET_SECCOMP, _MODE_FILTER, header):
         raise OSError(ctypes.get_errno(), f"seccomp: {os.strerror(ctypes.get_errno())}")
+
+
+def _prctl(option: int, argument: int, pointer: bytes | None) -> int:
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, argument, pointer, 0, 0))
 
 
 def _bits() -> int:
