@@ -65,16 +65,11 @@ hmac_sha256: Callable[[int, Pointer, int, Pointer], int] = _bind(
 )
 """hmac_sha256(out, data, n, key): HMAC-SHA256 (RFC 2104) under a key of 32 bytes."""
 
-chacha20_xor: Callable[[int, Pointer, int, Pointer, Pointer], int] = _bind(
+_memmove = _bind(ctypes.PyDLL(None), "memmove", c_void_p, c_void_p, c_void_p, c_size_t)
+_stackzero = _bind(_held, "sodium_stackzero", None, c_size_t)
+_chacha20 = _bind(
     _held, "crypto_stream_chacha20_ietf_xor", c_int, c_void_p, c_void_p, c_uint64, c_void_p, c_void_p
 )
-"""chacha20_xor(out, data, n, nonce, key): ChaCha20 (RFC 8439), 12-byte nonce, counter from 0; out may be data."""
-
-copy: Callable[[int, Pointer, int], int] = _bind(
-    ctypes.PyDLL(None), "memmove", c_void_p, c_void_p, c_void_p, c_size_t
-)
-"""copy(out, data, n): memmove(3)."""
-
 _init = _bind(_held, "sodium_init", c_int)
 _memcmp = _bind(_held, "sodium_memcmp", c_int, c_void_p, c_void_p, c_size_t)
 _is_zero = _bind(_held, "sodium_is_zero", c_int, c_void_p, c_size_t)
@@ -93,6 +88,41 @@ _scrypt = _bind(
 
 if _init() < 0:
     raise InternalError("libsodium does not start")
+
+
+# Public bytes, and room for them, to overwrite registers with.
+_ZEROS = bytes(16 << 10)
+_room = ctypes.create_string_buffer(len(_ZEROS))
+_ROOM = ctypes.addressof(_room)
+_ALL_VECTORS = 1024  # memmove of so many bytes loads every register that a shorter one does
+_ALL_PATHS = 512 + 256 + 64 + 1  # ChaCha20 of 8 blocks at a time, of 4, of 1, of part of one
+_DEPTH = (
+    16 << 10
+)  # bytes of stack that a call here, or what the linker or a signal saved during one, may have used
+
+
+def scrub() -> None:
+    """Overwrite what calls into C left of their secrets in vector registers and on this thread's stack.
+
+    Without it a ChaCha20 key stays in a register, a signature's nonce (as good as the key) on the stack, and the next
+    signal or lazily linked call copies registers to the stack, where they stay. The functions of this module that
+    leave anything do this themselves.
+    """
+    _stackzero(_DEPTH)
+    _chacha20(_ROOM, _ZEROS, _ALL_PATHS, _ZEROS, _ZEROS)
+    _memmove(_ROOM, _ZEROS, _ALL_VECTORS)
+
+
+def copy(out: int, data: Pointer, n: int) -> None:
+    """Copy *n* bytes. Assigning slices of memoryviews instead would leave up to 512 of them in registers."""
+    _memmove(out, data, n)
+    _memmove(_ROOM, _ZEROS, min(n, len(_ZEROS)))  # takes the same registers
+
+
+def chacha20_xor(out: int, data: Pointer, n: int, nonce: Pointer, key: Pointer) -> None:
+    """ChaCha20 (RFC 8439) with a nonce of 12 bytes, a key of 32, counting from 0; *out* may be *data*."""
+    _chacha20(out, data, n, nonce, key)
+    scrub()
 
 
 def memcmp(a: Pointer, b: Pointer, n: int) -> bool:
@@ -131,7 +161,7 @@ def hkdf_expand(out: int, prk: Pointer, info: bytes, length: int) -> None:
     hmac_sha256(out, info + b"\1", size, prk)
     for index in range(2, -(-length // HASH) + 1):
         # Each hash is of the one before, then info and a number: written behind it, and overwritten by the result.
-        copy(out + HASH, info + bytes((index,)), size)
+        _memmove(out + HASH, info + bytes((index,)), size)
         hmac_sha256(out + HASH, out, HASH + size, prk)
         out += HASH
 
@@ -141,6 +171,7 @@ def xchacha20poly1305_encrypt(out: int, msg: Pointer, n: int, ad: bytes, nonce: 
     if len(nonce) != 24:
         raise ValueError(f"a nonce of {len(nonce)} bytes, not 24")
     _seal(out, None, msg, n, ad, len(ad), None, nonce, key)
+    scrub()
 
 
 def xchacha20poly1305_decrypt(out: int, msg: Pointer, n: int, ad: bytes, nonce: bytes, key: Pointer) -> bool:
@@ -148,6 +179,7 @@ def xchacha20poly1305_decrypt(out: int, msg: Pointer, n: int, ad: bytes, nonce: 
     if len(nonce) != 24 or n < TAG:
         raise ValueError(f"a nonce of {len(nonce)} bytes, not 24, or a message of {n} bytes, less than {TAG}")
     right: bool = _open(out, None, None, msg, n, ad, len(ad), nonce, key) == 0
+    scrub()
     return right
 
 
@@ -161,7 +193,9 @@ def scrypt(
 
     Raises InternalError if there is no such memory.
     """
-    if _scrypt(password, n, salt, len(salt), 1 << log_n, r, p, out, length) != 0:
+    failed = _scrypt(password, n, salt, len(salt), 1 << log_n, r, p, out, length)
+    scrub()
+    if failed:
         mebibytes = (128 * r << log_n) >> 20
         raise InternalError(f"no memory for scrypt: it takes {mebibytes} MiB", hint="use a smaller log_n")
 

@@ -109,7 +109,9 @@ class SecretKey:
                 raise CorruptError(f"a secret key of {slot.size} bytes, not {SECRET}")
             own = slot.arena.take(SECRET + _KEYPAIR)
             sodium.copy(own.address, slot.address, SECRET)
-        if not _keypair_create(_context, own.address + SECRET, own.address):
+        valid = _keypair_create(_context, own.address + SECRET, own.address)
+        sodium.scrub()
+        if not valid:
             own.release()
             raise CorruptError("the bytes are no secret key of secp256k1")
         return cls(own, _public_of(own.address + SECRET))
@@ -124,7 +126,9 @@ class SecretKey:
             raise ValueError(f"a digest of {len(digest)} and chance of {len(aux)} bytes, not {SECRET} each")
         signature = ctypes.create_string_buffer(SIGNATURE)
         address = ctypes.addressof(signature)
-        if not _sign32(_context, address, digest, self._slot.address + SECRET, aux):
+        signed = _sign32(_context, address, digest, self._slot.address + SECRET, aux)
+        sodium.scrub()
+        if not signed:
             raise LockedError("the key has been wiped")
         return signature.raw
 
@@ -137,6 +141,7 @@ class SecretKey:
         if len(public) != SECRET or not _pubkey_parse(_context, ctypes.addressof(point), b"\2" + public, 33):
             raise CorruptError("not a public key of secp256k1")
         _ecdh(_context, out, ctypes.addressof(point), self._slot.address, _COPY_X, None)
+        sodium.scrub()
         # A wipe is never undone, so a key that is whole now was whole before.
         if sodium.is_zero(self._slot.address, SECRET):
             sodium.memzero(out, SECRET)

@@ -1,0 +1,216 @@
+"""Look through the whole memory of another process, and its registers, for copies of what should not be there.
+
+`scan` reads every readable map of ``/proc/PID/mem``, and each thread's general and vector registers (what is left there
+lands on the stack with the next signal), and reports each run of at least 16 bytes (or the whole needle, if
+it is shorter) of a needle in any of its forms: as it is, reversed (a number in limbs), as hex, and as HMAC's two
+pads. Needles must be random enough that such a run is no accident. The scanned process must hold nothing that was told
+what the needles are, and the scanner must be another process: root, or a parent with a dumpable child.
+
+`check` is the test: planted copies found, or the run is void; needles absent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ctypes import c_long, c_size_t, c_void_p
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RUN = 16
+"""Bytes in a row that count as a copy."""
+_WORD = 8
+_CHUNK = 4 << 20
+_PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_DETACH, _PTRACE_GETREGSET = 0x4206, 0x4207, 17, 0x4204
+_WALL = 0x40000000
+# NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE (x86 only)
+_REGISTERS = {"general": 1, "floating-point": 2, "vector": 0x202}
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.restype = c_long
+_libc.ptrace.argtypes = (c_long, c_long, c_void_p, c_void_p)
+_NEVER = ("[vvar]", "[vvar_vclock]", "[vsyscall]")
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A copy, of *length* bytes, of part of the needle *label*."""
+
+    label: str
+    form: str
+    address: int
+    length: int
+    where: str
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a scan found, how many bytes it read, and the maps (start, end) that the kernel let nobody read."""
+
+    hits: list[Hit] = field(default_factory=list[Hit])
+    size: int = 0
+    unreadable: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+
+
+def forms(needle: bytes) -> dict[str, bytes]:
+    """Return what a copy of *needle* may look like."""
+    return {
+        "raw": needle,
+        "reversed": needle[::-1],
+        "hex": needle.hex().encode(),
+        "HEX": needle.hex().upper().encode(),
+        "inner pad": bytes(byte ^ 0x36 for byte in needle),
+        "outer pad": bytes(byte ^ 0x5C for byte in needle),
+    }
+
+
+class _Index:
+    """The needles by each of their 8-byte words: 16 bytes in a row hold a whole aligned word, wherever they lie."""
+
+    def __init__(self, needles: Mapping[str, bytes]) -> None:
+        self.words: dict[int, list[tuple[str, str, bytes, int]]] = {}
+        self.short: list[tuple[str, str, bytes]] = []
+        for label, needle in needles.items():
+            for form, text in forms(needle).items():
+                self._add(label, form, text)
+
+    def _add(self, label: str, form: str, text: bytes) -> None:
+        if len(text) < RUN:
+            self.short.append((label, form, text))
+            return
+        for offset in range(len(text) - _WORD + 1):
+            word = text[offset : offset + _WORD]
+            if len(set(word)) > 1:
+                self.words.setdefault(int.from_bytes(word, "little"), []).append((label, form, text, offset))
+
+    def find(self, chunk: bytes) -> Iterator[tuple[str, str, int, int]]:
+        """Yield label, form, offset in *chunk* (a whole number of words) and length of each copy."""
+        words = memoryview(chunk).cast("Q")
+        if not self.words.keys().isdisjoint(words):
+            seen: set[tuple[str, str, int]] = set()
+            for position, word in enumerate(words):
+                for label, form, text, offset in self.words.get(word, ()):
+                    start, length = _extend(chunk, position * _WORD, text, offset)
+                    if length >= RUN and (label, form, start) not in seen:
+                        seen.add((label, form, start))
+                        yield label, form, start, length
+        for label, form, text in self.short:
+            if (start := chunk.find(text)) >= 0:
+                yield label, form, start, len(text)
+
+
+def _extend(chunk: bytes, position: int, text: bytes, offset: int) -> tuple[int, int]:
+    start, end = position, position + _WORD
+    while (
+        start > 0
+        and start - position + offset > 0
+        and chunk[start - 1] == text[start - 1 - position + offset]
+    ):
+        start -= 1
+    while (
+        end < len(chunk)
+        and end - position + offset < len(text)
+        and chunk[end] == text[end - position + offset]
+    ):
+        end += 1
+    return start, end - start
+
+
+def scan(pid: int, needles: Mapping[str, bytes], *, ignore: Sequence[tuple[int, int]] = ()) -> Scan:
+    """Read all of the process's memory but the ranges (start, end) in *ignore*."""
+    result = Scan()
+    index = _Index(needles)
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end, name in _maps(pid):
+            if not any(first <= start and end <= last for first, last in ignore):
+                _scan_map(memory.fileno(), start, end, name, index, result)
+    for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+        for name, content in _registers(thread):
+            result.hits += [
+                Hit(label, form, offset, length, f"registers of thread {thread}: {name}")
+                for label, form, offset, length in index.find(content)
+            ]
+    return result
+
+
+def _registers(thread: int) -> list[tuple[str, bytes]]:
+    _ptrace(_PTRACE_SEIZE, thread, 0, 0)
+    try:
+        _ptrace(_PTRACE_INTERRUPT, thread, 0, 0)
+        os.waitpid(thread, _WALL)
+        room = ctypes.create_string_buffer(16 << 10)
+        found: list[tuple[str, bytes]] = []
+        for name, number in _REGISTERS.items():
+            vector = (c_size_t * 2)(ctypes.addressof(room), len(room))  # a struct iovec
+            if _ptrace(_PTRACE_GETREGSET, thread, number, ctypes.addressof(vector), missing_ok=True):
+                found.append((name, room.raw[: vector[1]]))
+        return found
+    finally:
+        _ptrace(_PTRACE_DETACH, thread, 0, 0)
+
+
+def _ptrace(request: int, thread: int, address: int, data: int, *, missing_ok: bool = False) -> bool:
+    if _libc.ptrace(request, thread, address, data) == 0:
+        return True
+    if missing_ok:
+        return False
+    raise OSError(ctypes.get_errno(), f"ptrace request {request:#x} of thread {thread}")
+
+
+def _maps(pid: int) -> list[tuple[int, int, str]]:
+    maps: list[tuple[int, int, str]] = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        span, mode, _offset, _device, _inode, *name = line.split(None, 5)
+        start, _, end = span.partition("-")
+        if mode[0] == "r" and name[:1] != [""] and not (name and name[0] in _NEVER):
+            maps.append((int(start, 16), int(end, 16), f"{name[0] if name else 'anonymous'} {mode}"))
+    return maps
+
+
+def _scan_map(memory: int, start: int, end: int, name: str, index: _Index, result: Scan) -> None:
+    position = start
+    while position < end:
+        try:
+            chunk = os.pread(memory, min(_CHUNK, end - position), position)
+        except OSError:
+            result.unreadable.append((position, end))
+            return
+        result.size += len(chunk)
+        if chunk.count(0) < len(chunk):
+            result.hits += [
+                Hit(label, form, position + offset, length, name)
+                for label, form, offset, length in index.find(chunk)
+            ]
+        # Chunks overlap, so that no copy falls between two.
+        position += len(chunk) if position + len(chunk) >= end else len(chunk) - 4096
+
+
+@contextmanager
+def stopped(pid: int) -> Generator[None]:
+    """Hold the process still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "tT":
+            pass
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def check(
+    pid: int,
+    needles: Mapping[str, bytes],
+    planted: Mapping[str, bytes],
+    *,
+    ignore: Sequence[tuple[int, int]] = (),
+) -> Scan:
+    """Scan the stopped process; fail if any needle is there, or if any of *planted* is not."""
+    with stopped(pid):
+        result = scan(pid, {**needles, **planted}, ignore=ignore)
+    found = {hit.label for hit in result.hits}
+    assert planted.keys() <= found, f"void: planted copies were not found: {planted.keys() - found}"
+    leaks = [hit for hit in result.hits if hit.label in needles]
+    assert not leaks, f"{len(leaks)} copies: {leaks[:10]}"
+    return result
