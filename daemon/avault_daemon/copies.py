@@ -1,0 +1,103 @@
+"""A vault under another key: for `rekey`, for `export`, and back from a copy. Everything here blocks: threads only."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from avault_protocol import CorruptError, StorageFailedError
+
+from .arena import Arena, Slot
+from .catalog import Catalog, agent_content
+from .door import open_slot
+from .draft import Draft
+from .eventlog import Chain, Line, Log
+from .logfile import read_bounded
+from .seal import Seal
+from .slots import passphrase as passphrases
+
+
+class Source(NamedTuple):
+    """An unlocked vault at one moment."""
+
+    seal: Seal
+    catalog: Catalog
+
+
+def under_new_key(
+    arena: Arena, source: Source, chain: Chain, now: int, *, passphrase: Slot, log_n: int, slot: str
+) -> tuple[Seal, Draft]:
+    """Return a fresh key, and a draft of all that *source* holds under it, with one slot.
+
+    The draft continues *chain*. The caller closes the key.
+    """
+    seal = Seal.generate(arena)
+    try:
+        draft = Draft(seal, Catalog(), chain, now)
+        draft.put_slot(slot, passphrases.make(arena, seal.key, passphrase, log_n))
+        _fill(draft.catalog, source, seal)
+        return seal, draft
+    except BaseException:
+        seal.close()
+        raise
+
+
+def _fill(catalog: Catalog, source: Source, seal: Seal) -> None:
+    """Reseal agents and secrets, earlier versions too. Times stay as they are: the operator sees them."""
+    for name, agent in source.catalog.policy(source.seal).agents.items():
+        line = source.catalog.agents[name]
+        catalog.add(Line.of(seal.line(line.d, line.created_at, agent_content(agent, seal))))
+    for versions in source.catalog.secrets.values():
+        d = seal.blind(source.seal.info(versions[-1]).name)
+        for line in versions:
+            catalog.add(Line.of(seal.line(d, line.created_at, source.seal.reseal(line, seal))))
+
+
+def write_copy(fd: int, draft: Draft) -> None:
+    """Write the vault of *draft* to *fd*, a vault of its own; on return it is on the disk. `StorageFailedError`."""
+    data = draft.whole(None)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fsync(fd)
+    except OSError as error:
+        why = (error.strerror or "input/output error").lower()
+        raise StorageFailedError(
+            f"the copy could not be written: {why}", hint="remove what is there of it"
+        ) from error
+
+
+class Copy(NamedTuple):
+    """A vault file from outside, verified, and its content."""
+
+    data: bytes
+    catalog: Catalog
+
+
+def read_copy(arena: Arena, fd: int, passphrase: Slot, *, min_log_n: int) -> tuple[Seal, Copy]:
+    """Read and verify the vault file in *fd*, each line on its own too, and open all of it by *passphrase*.
+
+    `CorruptError`, `TooLargeError`, `WrongPassphraseError`. The caller closes the key.
+    """
+    try:
+        data = read_bounded(fd)
+        log = Log(data, strict=True)
+        log.refuse_tail()
+        catalog = Catalog.of(log.lines)
+        seal, _ = open_slot(arena, catalog, log.chain.public, passphrase, None, min_log_n=min_log_n)
+        try:
+            _open_all(catalog, seal)
+        except BaseException:
+            seal.close()
+            raise
+        return seal, Copy(data, catalog)
+    except CorruptError as error:
+        raise CorruptError(f"the copy is damaged: {error.message}", hint="try another copy") from None
+
+
+def _open_all(catalog: Catalog, seal: Seal) -> None:
+    catalog.policy(seal)
+    for versions in catalog.secrets.values():
+        for line in versions:
+            seal.info(line)

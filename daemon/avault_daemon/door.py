@@ -1,0 +1,384 @@
+"""The vault's door: made, opened by a passphrase, locked. `vault` adds what can be done inside.
+
+How threads and the loop share a vault:
+
+- All fields are read and replaced on the loop's thread alone, between two awaits.
+- A transaction (encrypt, sign, append, fdatasync, anchor) runs in one worker thread, under one lock, and cannot be
+  cancelled once it has begun: a caller that goes away leaves it to finish. The loop's view is replaced only afterwards.
+- A key derivation runs in a worker thread too, one at a time.
+- `lock` waits for neither: it zeroes the arena under them, and what they then come up with is discarded. A derivation
+  is compared with the epoch in which it was asked for; a transaction has no key left to sign its commit with.
+- A transaction whose commit was signed before such a wipe is written, and counts, although the vault is locked by the
+  time it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from avault_protocol import (
+    UNINITIALIZED,
+    UNLOCKED,
+    UNLOCKING,
+    AvaultError,
+    BadRequestError,
+    BusyError,
+    CorruptError,
+    LockedError,
+    NotFoundError,
+    StorageFailedError,
+    UninitializedError,
+    WrongPassphraseError,
+)
+
+from . import states
+from .anchor import Anchor
+from .arena import Arena, Slot
+from .catalog import Catalog, SlotInfo
+from .draft import Draft
+from .files import Files
+from .logfile import LogFile
+from .nostr.nip49 import MAX_LOG_N, MIN_LOG_N
+from .policy import Policy
+from .seal import Seal, SecretInfo
+from .slots import passphrase as passphrases
+
+Listener = Callable[[str, dict[str, object]], None]
+T = TypeVar("T")
+
+
+class Door:
+    """See `vault.Vault`, the only one there is of these."""
+
+    def __init__(
+        self,
+        home: Path,
+        state_dir: Path,
+        arena: Arena,
+        anchor: Anchor,
+        *,
+        clock: Callable[[], float] = time.time,
+        min_log_n: int = MIN_LOG_N,
+        files: Files | None = None,
+    ) -> None:
+        self.state: str = UNINITIALIZED
+        self.policy = Policy()
+        self.fault: AvaultError | None = None
+        self.listeners: list[Listener] = []
+        self.epoch: int = 0
+        self._directories = home, state_dir
+        self._arena = arena
+        self._anchor = anchor
+        self._clock = clock
+        self._min_log_n = min_log_n
+        self._file = LogFile(home / "vault.jsonl", anchor, files or Files())
+        self._catalog = Catalog()
+        self._seal: Seal | None = None
+        self._infos: dict[bytes, SecretInfo] = {}
+        self._switching = False
+        self._writing = trio.Lock()
+        # Never asked for first and `_writing` second: who holds `_writing` may wait for `_deriving`.
+        self._deriving = trio.Lock()
+
+    # --- what everyone may know ---------------------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether the vault is anything but unlocked."""
+        return self.state != UNLOCKED
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether the vault's key is in the arena."""
+        return self.state == UNLOCKED
+
+    @property
+    def public(self) -> bytes | None:
+        """The vault's public key, also while locked; None before there is one."""
+        return bytes.fromhex(self._anchor.current.vault) if self._anchor.current else None
+
+    @property
+    def generation(self) -> int:
+        """Number of the last commit; 0 before the first."""
+        return self._anchor.current.generation if self._anchor.current else 0
+
+    @property
+    def count(self) -> int:
+        """How many secrets there are."""
+        return len(self._catalog.secrets)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd at the start; of a vault file that cannot be used, why."""
+        return [*self._file.warnings, *([self.fault.message] if self.fault else [])]
+
+    def slots(self) -> list[SlotInfo]:
+        """Return the ways to unlock."""
+        return [self._catalog.slot(slot) for slot in self._catalog.slots]
+
+    # --- start and end ------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take `vault.lock` and read the vault file; blocks.
+
+        `BusyError`: another daemon holds it. `CorruptError`, `RollbackError`, `StorageFailedError`: the file cannot be
+        used. Then the lock is kept, the state is "locked", `fault` is this error and the answer to each unlock, and
+        `restore_vault` leads on: catch them and serve.
+        """
+        for directory in self._directories:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file.lock()
+        try:
+            self._anchor.load()
+            lines = self._file.open()
+            catalog = None if lines is None else Catalog.of(lines)
+        except AvaultError as error:
+            self.fault = error
+            self._to("found")
+            raise
+        if catalog is not None:
+            self._to("found")
+            self._publish(catalog)
+
+    def close(self) -> None:
+        """Lock, and let another daemon have the vault."""
+        self.lock()
+        self._file.unlock()
+
+    # --- locking and unlocking ----------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Wipe the arena, first of all; then forget the key. Idempotent; an unlock under way fails.
+
+        What lies in the arena of anyone else is zeroes from here on: see `epoch`.
+        """
+        self._arena.wipe()
+        self.epoch += 1
+        was = self.state
+        # An `init` under way has made no vault that could be locked; it finds out by itself that its key is gone.
+        if not (was == UNLOCKING and self._file.chain.head is None):
+            self._to("lock")
+        self._take(None)
+        self.policy = self.policy.locked()
+        if was == UNLOCKED:
+            self._tell("locked")
+
+    async def init(self, passphrase: Slot, log_n: int) -> str:
+        """Make the vault and unlock it; return the id of its one slot.
+
+        `BadRequestError`: there is one already, or the passphrase or *log_n* is not good enough; `LockedError`: it was
+        locked meanwhile (and made all the same, if it came to that).
+        """
+        self._check_new(passphrase, log_n)
+        if self.state != UNINITIALIZED:
+            raise BadRequestError("there is a vault already")
+        before = self.epoch
+        self._to("init")
+        try:
+            seal, catalog = await self._make(passphrase, log_n)
+        except BaseException:
+            self._leave("init_failed")
+            raise
+        self._publish(catalog)
+        if self.epoch != before:
+            seal.close()
+            self._leave("failed")
+            raise LockedError("the vault was made, and locked at once")
+        self._enter(seal, "opened")
+        return passphrases.TYPE
+
+    async def _make(self, passphrase: Slot, log_n: int) -> tuple[Seal, Catalog]:
+        before = self.epoch
+        async with self._writing:
+            if self._file.chain.head is not None or self.epoch != before:
+                raise BusyError("a vault was put here meanwhile")
+            seal, content = await self._derive(lambda: self._new_key(passphrase, log_n), close_key)
+            try:
+                with seal.held(), self._unless_wiped(before):
+                    draft = Draft(seal, Catalog(), self._file.chain, self._now())
+                    return seal, await trio.to_thread.run_sync(_write_first, draft, content, self._file)
+            except BaseException:
+                seal.close()
+                raise
+
+    def _new_key(self, passphrase: Slot, log_n: int) -> tuple[Seal, str]:
+        seal = Seal.generate(self._arena)
+        try:
+            return seal, passphrases.make(self._arena, seal.key, passphrase, log_n)
+        except BaseException:
+            seal.close()
+            raise
+
+    async def unlock(self, passphrase: Slot, slot: str | None = None) -> str:
+        """Unlock by the slot *slot*, or by whichever the passphrase opens; return its id.
+
+        `WrongPassphraseError`; `NotFoundError`: no such slot; `BusyError`: another unlock is under way; `LockedError`:
+        it was locked meanwhile; `CorruptError`: what the slot holds is not this vault's key. Cancelled while it waits
+        for another derivation it is as if never asked for; later it goes on.
+        """
+        self._check_there()
+        if self.state == UNLOCKING:
+            raise BusyError("the vault is being unlocked")
+        if self.state == UNLOCKED:
+            raise BadRequestError("the vault is unlocked already")
+        before = self.epoch
+        self._to("try")
+        try:
+            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot), close_key)
+            self._enter(seal, "opened")
+        except BaseException:
+            if self.epoch == before:
+                self._to("failed")
+            raise
+        return opened_by
+
+    async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
+        """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""
+        self._check_there()
+        seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot), close_key)
+        seal.close()
+        return opened_by
+
+    def _open_slot(self, passphrase: Slot, slot: str | None) -> tuple[Seal, str]:
+        public = self._file.chain.public
+        return open_slot(self._arena, self._catalog, public, passphrase, slot, min_log_n=self._min_log_n)
+
+    async def _derive(self, work: Callable[[], T], discard: Callable[[T], None]) -> T:
+        """Run *work*, which takes a passphrase from the arena, in a thread; *discard* what it finds in vain."""
+        before = self.epoch
+        with self._unless_wiped(before):
+            async with self._deriving:
+                found = await trio.to_thread.run_sync(work)
+        if self.epoch != before:
+            discard(found)
+            raise LockedError("the vault was locked meanwhile")
+        return found
+
+    @contextmanager
+    def _unless_wiped(self, before: int) -> Generator[None]:
+        """Turn what goes wrong because it was given zeroes, in another epoch than *before*, into `LockedError`."""
+        try:
+            yield
+        except StorageFailedError:
+            raise
+        except AvaultError:
+            if self.epoch == before:
+                raise
+            raise LockedError("the vault was locked meanwhile") from None
+
+    def _enter(self, seal: Seal, occasion: states.Occasion) -> None:
+        try:
+            policy = self._catalog.policy(seal)
+        except BaseException:
+            seal.close()
+            raise
+        self._take(seal)
+        self._to(occasion)
+        self.policy = policy
+        self._tell("unlocked")
+
+    def _leave(self, occasion: states.Occasion) -> None:
+        """Leave "unlocking" after an `init`, unless a vault that was restored meanwhile has done so."""
+        if self.state == UNLOCKING:
+            self._to(occasion)
+
+    def _take(self, seal: Seal | None) -> None:
+        self._infos.clear()
+        if self._seal is not None:
+            self._seal.close()
+        self._seal = seal
+
+    # --- helpers ------------------------------------------------------------------------------------------------
+
+    def _publish(self, catalog: Catalog) -> None:
+        changed = catalog.agents != self._catalog.agents
+        self._catalog = catalog
+        if changed:
+            self.policy = catalog.policy(self._seal)
+            self._tell("policy")
+
+    def _to(self, occasion: states.Occasion) -> None:
+        self.state = states.after(self.state, occasion)
+
+    def _tell(self, event: str, **detail: object) -> None:
+        for listener in self.listeners:
+            listener(event, detail)
+
+    def _check_there(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if self._file.chain.head is None:
+            raise UninitializedError
+
+    def _check_new(self, passphrase: Slot, log_n: int) -> None:
+        passphrases.check(passphrase)
+        if not self._min_log_n <= log_n <= MAX_LOG_N:
+            raise BadRequestError(f"log_n {log_n}, not from {self._min_log_n} to {MAX_LOG_N}")
+
+    def _need(self) -> Seal:
+        if self._seal is None:
+            self._check_there()
+            raise LockedError
+        return self._seal
+
+    def _need_since(self, before: int) -> Seal:
+        """Return the key, unless the arena was wiped after the epoch *before*: what the caller put there is zeroes."""
+        seal = self._need()
+        if self.epoch != before:
+            raise LockedError("the vault was locked meanwhile")
+        return seal
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+def _write_first(draft: Draft, content: str, file: LogFile) -> Catalog:
+    draft.put_slot(passphrases.TYPE, content)
+    return draft.write(file)
+
+
+def close_key(found: tuple[Seal, object]) -> None:
+    """Close the key of what a derivation found in vain."""
+    found[0].close()
+
+
+def open_slot(
+    arena: Arena, catalog: Catalog, public: str | None, passphrase: Slot, slot: str | None, *, min_log_n: int
+) -> tuple[Seal, str]:
+    """Open a catalog's slot, or of all the one that the passphrase opens; return the key and the slot's id. Blocks.
+
+    `WrongPassphraseError`, `NotFoundError`, `BadRequestError` for a slot of another type, `CorruptError` if what the
+    slot holds is not the key of which *public* is the public key.
+    """
+    for candidate in _candidates(catalog, slot):
+        content = catalog.slots[candidate].text
+        try:
+            key = passphrases.open_key(arena, content, passphrase, min_log_n=min_log_n)
+        except WrongPassphraseError:
+            continue
+        if key.public.hex() != public:
+            key.close()
+            raise CorruptError(f"slot {candidate} holds the key of another vault")
+        return Seal(arena, key), candidate
+    raise WrongPassphraseError
+
+
+def _candidates(catalog: Catalog, slot: str | None) -> list[str]:
+    if slot is None:
+        return catalog.passphrase_slots()
+    check_passphrase_slot(catalog, slot)
+    return [slot]
+
+
+def check_passphrase_slot(catalog: Catalog, slot: str) -> None:
+    """Raise `NotFoundError` or `BadRequestError` unless *slot* is one that a passphrase opens."""
+    if slot not in catalog.slots:
+        raise NotFoundError(f"there is no slot {slot}")
+    if catalog.slot(slot).type != passphrases.TYPE:
+        raise BadRequestError(f"no passphrase opens slot {slot}")

@@ -1,0 +1,315 @@
+"""The vault: what can be done behind the door. How threads and the loop share it is said in `door`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import trio
+
+from avault_protocol import (
+    UNINITIALIZED,
+    UNLOCKING,
+    BadRequestError,
+    BusyError,
+    LockedError,
+    TooLargeError,
+    check_secret_name,
+)
+from avault_protocol.limits import MAX_ITEMS, MAX_VALUE, MAX_VALUES
+
+from . import copies
+from .arena import Slot
+from .catalog import Catalog, SlotInfo
+from .door import Door, check_passphrase_slot, close_key
+from .draft import Draft
+from .eventlog import Chain
+from .policy import Agent
+from .seal import Opened, Seal, SecretInfo
+from .slots import passphrase as passphrases
+
+__all__ = ["Opened", "SecretInfo", "SlotInfo", "Vault"]
+
+T = TypeVar("T")
+
+
+class Vault(Door):
+    """The vault in *home*, remembered by *anchor* in *state_dir*; unusable until `open`.
+
+    *clock*: Unix seconds. *min_log_n*: the least scrypt cost of a slot (less than 16 in tests only).
+
+    *state* is one of the protocol's. *policy* is replaced after each commit that changes it. *fault* is why the vault
+    file cannot be used, if so: the state is then "locked", each unlock raises it, and `restore_vault` leads on. *epoch*
+    counts the wipes of the arena: what was put there in an earlier one is zeroes.
+
+    *listeners* are called on the loop, after the fact: ("unlocked", {}), ("locked", {}), ("policy", {}),
+    ("rotated", {"name"}); and before the fact ("key", {"new": public key in hex}), which a listener's exception prevents.
+
+    What needs an unlocked vault raises `UninitializedError`, `LockedError`, or the fault. What writes may raise
+    `StorageFailedError`: the outcome is then unknown, and nothing is written until a restart.
+    """
+
+    # --- secrets ------------------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Report whether there is a secret *name*."""
+        return self._need().blind(name) in self._catalog.secrets
+
+    def open_value(self, name: str, version: int | None = None) -> Opened:
+        """Open the newest value of *name*, or an earlier one; the caller releases it. `NotFoundError`."""
+        return self._catalog.open(self._need(), name, version)
+
+    def secrets(self) -> list[SecretInfo]:
+        """Return the newest version of each secret, by name."""
+        seal, known = self._need(), self._infos
+        newest = [versions[-1] for versions in self._catalog.secrets.values()]
+        # To open one costs some 15 us, and a list is asked for again and again. This is all but the value.
+        self._infos = {line.raw: known.get(line.raw) or seal.info(line) for line in newest}
+        return sorted(self._infos.values(), key=lambda info: info.name)
+
+    def history(self, name: str) -> list[SecretInfo]:
+        """Return the versions of *name* that can still be read, newest first. `NotFoundError`."""
+        seal = self._need()
+        return [seal.info(line) for line in reversed(self._catalog.versions(seal, name))]
+
+    async def put(
+        self, items: Sequence[Mapping[str, object]], values: memoryview, *, replace: bool
+    ) -> list[tuple[str, int]]:
+        """Store all items, ``{name, size, encoding}`` and their values one behind the other, in one transaction.
+
+        Returns names and versions. `BadRequestError`: an item is odd or doubled, the sizes do not add up, a value is
+        not UTF-8, or names exist and *replace* is false; `TooLargeError`.
+        """
+        entries = _entries(items, values)
+
+        def change(draft: Draft) -> list[tuple[str, int]]:
+            if not replace:
+                draft.refuse_existing([name for name, _, _ in entries])
+            return [
+                (name, draft.put_secret(name, encoding, value).version) for name, encoding, value in entries
+            ]
+
+        stored = await self._transact(change)
+        self._tell_rotated(stored)
+        return stored
+
+    async def rm(self, name: str) -> None:
+        """Remove a secret with all its versions, from the file too. `NotFoundError`."""
+        await self._transact(lambda draft: draft.remove_secret(name))
+
+    async def restore(self, name: str, version: int) -> int:
+        """Store the value of an earlier version as the newest; return its number. `NotFoundError`."""
+        restored = await self._transact(lambda draft: draft.restore_secret(name, version))
+        self._tell_rotated([(name, restored)])
+        return restored
+
+    def _tell_rotated(self, stored: list[tuple[str, int]]) -> None:
+        for name, version in stored:
+            if version > 1:
+                self._tell("rotated", name=name)
+
+    # --- agents -------------------------------------------------------------------------------------------------
+
+    async def put_agent(self, agent: Agent) -> None:
+        """Store an agent with its grants, in place of one of the same name."""
+        await self._transact(lambda draft: draft.put_agent(agent))
+
+    async def remove_agent(self, name: str) -> None:
+        """Remove an agent with its grants. `NotFoundError`."""
+        await self._transact(lambda draft: draft.remove_agent(name))
+
+    # --- slots --------------------------------------------------------------------------------------------------
+
+    async def add_passphrase(self, passphrase: Slot, log_n: int) -> str:
+        """Add a passphrase slot; return its id. `BadRequestError`: the passphrase or *log_n* is not good enough."""
+        before = self.epoch
+        content = await self._slot_content(passphrase, log_n)
+
+        def change(draft: Draft) -> str:
+            slot = draft.catalog.free_passphrase_slot()
+            draft.put_slot(slot, content)
+            return slot
+
+        return await self._transact(change, since=before)
+
+    async def change_passphrase(self, slot: str, passphrase: Slot, log_n: int) -> None:
+        """Seal the key anew in *slot*; the old form is gone from the file. Errors as for `add_passphrase` and `rekey`."""
+        before = self.epoch
+        self._need()
+        check_passphrase_slot(self._catalog, slot)
+        content = await self._slot_content(passphrase, log_n)
+
+        def change(draft: Draft) -> None:
+            check_passphrase_slot(draft.catalog, slot)
+            draft.put_slot(slot, content)
+
+        await self._transact(change, since=before)
+
+    async def remove_slot(self, slot: str) -> None:
+        """Remove a slot, from the file too. `NotFoundError`; `BadRequestError`: the last that a passphrase opens."""
+        await self._transact(lambda draft: draft.remove_slot(slot))
+
+    async def _slot_content(self, passphrase: Slot, log_n: int) -> str:
+        self._check_new(passphrase, log_n)
+        seal = self._need()
+        with seal.held():
+            return await self._derive(
+                lambda: passphrases.make(self._arena, seal.key, passphrase, log_n),
+                discard=lambda content: None,
+            )
+
+    # --- the whole ----------------------------------------------------------------------------------------------
+
+    async def rekey(self, passphrase: Slot, log_n: int, slot: str) -> list[str]:
+        """Give the vault a fresh key, which *slot* holds under *passphrase*; return the ids of the slots that are gone.
+
+        `NotFoundError`, `BadRequestError`: no such passphrase slot, or no good passphrase. An exception of a listener
+        told of the new key leaves all as it was. Cancelled while it waits for its turn it is as if never asked for.
+        """
+        before = self.epoch
+        self._check_new(passphrase, log_n)
+        self._need()
+        async with self._writing:
+            seal, catalog = self._need_since(before), self._catalog
+            check_passphrase_slot(catalog, slot)
+            with seal.held():
+                fresh, draft = await self._renew(passphrase, log_n, slot, self._file.chain)
+            with self._unless_wiped(before):
+                renewed = await self._switch(fresh, lambda: draft.rewrite(self._file))
+            if self.epoch == before:
+                self._take(fresh)
+            else:
+                fresh.close()
+            self._publish(renewed)
+        return [other for other in catalog.slots if other != slot]
+
+    async def _switch(self, fresh: Seal, write: Callable[[], T]) -> T:
+        """Announce the key *fresh* and *write* the file that is under it; neither happens without the other."""
+        try:
+            with fresh.held():
+                self._switching = True
+                self._tell("key", new=fresh.public)
+                return await _to_its_end(write)
+        except BaseException:
+            fresh.close()
+            raise
+        finally:
+            self._switching = False
+
+    def sign(self, digest: bytes) -> bytes:
+        """Return the vault's BIP-340 signature of a digest of 32 bytes.
+
+        `BusyError` between the announcement of another key and its use.
+        """
+        if self._switching:
+            raise BusyError("the vault's key is being replaced")
+        return self._need().sign(digest)
+
+    async def export(self, fd: int, passphrase: Slot, log_n: int) -> None:
+        """Write a copy to *fd*: a vault of its own, under a fresh key that *passphrase* opens; on return it is durable.
+
+        It holds the agents, and all versions of all secrets. `StorageFailedError`: part of it may be there; the vault
+        itself is as it was.
+        """
+        before = self.epoch
+        self._check_new(passphrase, log_n)
+        with self._need().held():
+            fresh, draft = await self._renew(passphrase, log_n, passphrases.TYPE, Chain())
+            try:
+                with fresh.held(), self._unless_wiped(before):
+                    await trio.to_thread.run_sync(copies.write_copy, fd, draft)
+            finally:
+                fresh.close()
+
+    async def _renew(self, passphrase: Slot, log_n: int, slot: str, chain: Chain) -> tuple[Seal, Draft]:
+        source = copies.Source(self._need(), self._catalog)
+
+        def renew() -> tuple[Seal, Draft]:
+            return copies.under_new_key(
+                self._arena, source, chain, self._now(), passphrase=passphrase, log_n=log_n, slot=slot
+            )
+
+        return await self._derive(renew, close_key)
+
+    async def restore_vault(self, fd: int, passphrase: Slot) -> None:
+        """Replace the vault by the file in *fd*, a copy or an older one, which *passphrase* opens; unlocked on return.
+
+        `WrongPassphraseError`, `CorruptError`, `TooLargeError`, `BadRequestError`: all is as it was. `BusyError`: the
+        vault is being unlocked, or became another while this waited. `LockedError`: it was locked meanwhile.
+        """
+        before, replaced = self.epoch, self.public
+        if self.state == UNLOCKING:
+            raise BusyError("the vault is being unlocked")
+        async with self._writing:
+            if self.public != replaced:
+                raise BusyError("the vault became another meanwhile")
+            seal, copy = await self._derive(lambda: self._read_copy(fd, passphrase), close_key)
+            await self._switch(seal, lambda: self._file.replace(copy.data))
+            self._restored(seal, copy.catalog, since=before)
+
+    def _read_copy(self, fd: int, passphrase: Slot) -> tuple[Seal, copies.Copy]:
+        return copies.read_copy(self._arena, fd, passphrase, min_log_n=self._min_log_n)
+
+    def _restored(self, seal: Seal, catalog: Catalog, *, since: int) -> None:
+        self.fault = None
+        self._take(None)
+        self._publish(catalog)
+        if self.epoch != since:
+            seal.close()
+            if self.state == UNINITIALIZED:
+                self._to("found")
+            raise LockedError("the copy is in place, and was locked at once")
+        self.epoch += 1  # an unlock under way is of the vault that was
+        self._enter(seal, "restored")
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    async def _transact(self, change: Callable[[Draft], T], since: int | None = None) -> T:
+        """Make and write one change, which uses what came to the arena in the epoch *since*, if not in this one.
+
+        Cancelled while it waits for its turn it is as if never asked for; once begun it is finished.
+        """
+        before = self.epoch if since is None else since
+        self._need_since(before)
+        async with self._writing:
+            seal = self._need_since(before)
+
+            def work() -> tuple[T, Catalog]:
+                draft = Draft(seal, self._catalog, self._file.chain, self._now())
+                return change(draft), draft.write(self._file)
+
+            with seal.held(), self._unless_wiped(before):
+                found, catalog = await trio.to_thread.run_sync(work)
+            self._publish(catalog)
+        return found
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    """Run *work* in a thread, whoever cancels."""
+    done: list[T] = []
+    with trio.CancelScope(shield=True):
+        done.append(await trio.to_thread.run_sync(work))
+    return done[0]
+
+
+def _entries(items: Sequence[Mapping[str, object]], values: memoryview) -> list[tuple[str, str, memoryview]]:
+    """Return name, encoding and value of each item."""
+    if not 0 < len(items) <= MAX_ITEMS:
+        raise BadRequestError(f"put takes 1 to {MAX_ITEMS} items, not {len(items)}")
+    if len(values) > MAX_VALUES:
+        raise TooLargeError(f"{len(values)} bytes of values are more than {MAX_VALUES}")
+    entries: list[tuple[str, str, memoryview]] = []
+    end = 0
+    for item in items:
+        name, size, encoding = check_secret_name(item.get("name")), item.get("size"), item.get("encoding")
+        if type(size) is not int or encoding not in ("text", "base64"):
+            raise BadRequestError(f"the size or the encoding of {name} is odd")
+        if not 0 < size <= MAX_VALUE:
+            raise TooLargeError(f"the value of {name} has {size} bytes, not 1 to {MAX_VALUE}")
+        entries.append((name, str(encoding), values[end : end + size]))
+        end += size
+    if end != len(values):
+        raise BadRequestError("the sizes of the items do not add up to the values'")
+    if len({name for name, _, _ in entries}) != len(entries):
+        raise BadRequestError("a secret is named twice")
+    return entries
