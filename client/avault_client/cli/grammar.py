@@ -212,7 +212,7 @@ class _Parser:
         name, equals, attached = word.partition("=")
         option = self.options.get("help" if name == "-h" else name[2:] if name.startswith("--") else "")
         if option is None:
-            raise self.wrong(f"{self.command.name} has no option {ascii(name)[1:41]}")
+            raise self.wrong(f"{self.command.name} has no {_shown(name)}")
         if option.name in self.given and not option.many:
             raise self.wrong(f"--{option.name} is given twice")
         if option.metavar is None:
@@ -253,3 +253,15 @@ class _Parser:
 
     def wrong(self, message: str) -> WrongUse:
         return WrongUse(message, f"usage: {self.command.usage()}")
+
+
+def _shown(name: str) -> str:
+    """Return an unknown option as an error may show it: only what looks like one, for `-x7f…` may be a secret."""
+    looks = (
+        name.startswith("--")
+        and name[2:].replace("-", "").isalpha()
+        and name.isascii()
+        and name.islower()
+        and len(name) <= 30
+    )
+    return f"option {name}" if looks else "such option"

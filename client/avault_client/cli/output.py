@@ -23,15 +23,7 @@ def escaped(text: object) -> str:
 
     Whatever a caller may have chosen (reasons, paths, names of units) goes through here.
     """
-    return "".join(c if c.isprintable() else _spelled(c) for c in str(text))
-
-
-def _spelled(character: str) -> str:
-    return (
-        character.encode("ascii", "backslashreplace").decode()
-        if ord(character) > 126
-        else repr(character)[1:-1]
-    )
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
