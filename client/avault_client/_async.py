@@ -10,8 +10,8 @@ from avault_protocol import AvaultError, DaemonUnavailableError, LockedError
 
 from ._async_connection import AsyncConnection
 from ._connection import ConnectionLostError
-from ._listener import FOR_EVER, LONGEST_PAUSE, rotated_name
-from ._patience import SHORTEST_PAUSE, Patience
+from ._listener import LONGEST_PAUSE, rotated_name
+from ._patience import FOR_EVER, SHORTEST_PAUSE, Patience
 from ._profile import TIMEOUT, Grants, Profile, checked, grants_in, is_granted, secret_in
 
 if TYPE_CHECKING:

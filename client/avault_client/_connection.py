@@ -23,6 +23,7 @@ from avault_protocol import DaemonUnavailableError, Notification, limits
 
 from ._conversation import Conversation
 from ._paths import check_server
+from ._patience import FOR_EVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     Notified = Callable[[Notification], None]
 
 
-# Seconds: what a deadline that has passed still gets, since the kernel takes 0 for no limit.
-SHORTEST = 0.000_001
+# Seconds. The kernel counts whole microseconds, and takes 0 for no limit.
+SHORTEST = 0.000_01
 
 
 class ConnectionLostError(DaemonUnavailableError):
@@ -99,14 +100,14 @@ class Connection:
         method: str,
         params: Mapping[str, object],
         *,
-        timeout: float | None,
+        timeout: float,
         value: memoryview | None = None,
         fds: Sequence[int] = (),
         notified: Notified | None = None,
     ) -> Answer:
         """Send one request, and return its answer, which may be an error.
 
-        The answer may take *timeout* seconds, or for ever if that is None. *value* is sent from where it lies; *fds*
+        The answer may take *timeout* seconds (`FOR_EVER` is one). *value* is sent from where it lies; *fds*
         are passed along with the first byte. Notifications that come before the answer go to *notified*.
 
         Raises `DaemonUnavailableError`, or `BadRequestError` and the like for an answer outside the protocol. After
@@ -123,7 +124,7 @@ class Connection:
     def listen(self, notified: Notified) -> None:
         """Give *notified* what the daemon tells; return never, but by the exceptions of `call`."""
         try:
-            self._receive(None, notified)
+            self._receive(FOR_EVER, notified)
         finally:
             self.close()
 
@@ -141,7 +142,8 @@ class Connection:
 
     def _limit(self, option: int, seconds: float) -> None:
         """Set a timeout of the kernel; 0 is none (socket(7))."""
-        self._socket.setsockopt(SOL_SOCKET, option, pack("@ll", int(seconds), int(seconds % 1 * 1_000_000)))
+        microseconds = 0 if seconds == FOR_EVER else int(seconds * 1_000_000)
+        self._socket.setsockopt(SOL_SOCKET, option, pack("@ll", *divmod(microseconds, 1_000_000)))
 
     def _send(self, head: bytes, value: memoryview | None, fds: Sequence[int]) -> None:
         rest = [memoryview(head)] if value is None else [memoryview(head), value]
@@ -155,8 +157,8 @@ class Connection:
         except OSError:
             pass  # the daemon hung up; why, it may have told before: receiving finds that, or the end
 
-    def _receive(self, timeout: float | None, notified: Notified | None) -> Answer:
-        deadline = None if timeout is None else monotonic() + timeout
+    def _receive(self, timeout: float, notified: Notified | None) -> Answer:
+        deadline = monotonic() + timeout
         while True:
             event = self._conversation.next_event()
             if event is None:
@@ -166,13 +168,15 @@ class Connection:
             elif notified is not None:
                 notified(event)
 
-    def _receive_some(self, deadline: float | None, timeout: float | None) -> None:
-        left = 0.0 if deadline is None else max(deadline - monotonic(), SHORTEST)
+    def _receive_some(self, deadline: float, timeout: float) -> None:
+        left = deadline - monotonic()
+        if left < SHORTEST:
+            raise silent(self.path, timeout)
         try:
             self._limit(SO_RCVTIMEO, left)
             count = self._socket.recv_into(self._conversation.space())
         except BlockingIOError:
-            raise silent(self.path, timeout or 0.0) from None
+            raise silent(self.path, timeout) from None
         except OSError:
             raise lost(self.path) from None
         if not count:

@@ -7,7 +7,7 @@ import threading
 
 from avault_protocol import AvaultError, Notification
 
-from ._patience import Patience
+from ._patience import FOR_EVER, Patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Seconds between two tries to find the daemon again. It may be away, or refuse us, for days.
 LONGEST_PAUSE = 30.0
-FOR_EVER = float("inf")
 
 
 def rotated_name(notification: Notification) -> str | None:

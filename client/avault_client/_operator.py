@@ -6,6 +6,7 @@ from avault_protocol import METHODS, Notification
 
 from ._connection import Connection
 from ._paths import operator_socket
+from ._patience import FOR_EVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class OperatorConnection:
     def _call(
         self, method: str, params: Mapping[str, object] | None, timeout: float | None, **more: Any
     ) -> Answer:
-        answer = self._connection.call(method, params or {}, timeout=timeout, **more)
+        answer = self._connection.call(
+            method, params or {}, timeout=FOR_EVER if timeout is None else timeout, **more
+        )
         if answer.error is not None:
             raise answer.error
         return answer

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 # Seconds between two tries: soon at first, for a daemon that restarts, then seldom enough to cost nothing.
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+FOR_EVER = float("inf")
 
 
 class Patience:

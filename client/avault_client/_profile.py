@@ -55,7 +55,7 @@ class Profile:
         self.agent = agent or os.environ.get("AVAULT_AGENT") or None
         self.declared = tuple(secrets)
         self.wait = _wait_from_environment() if wait is None else _checked_wait(wait)
-        self.timeout = timeout
+        self.timeout = _checked_timeout(timeout)
         self._socket = socket
         METHODS["hello"].check(self.hello())
 
@@ -125,12 +125,19 @@ def _names(answer: Answer, key: str) -> list[str]:
 def _wait_from_environment() -> float:
     text = os.environ.get("AVAULT_WAIT") or "0"
     try:
-        return _checked_wait(float(text))
+        seconds = float(text)
     except ValueError:
-        raise BadRequestError(f"AVAULT_WAIT is not a number of seconds: {ascii(text)[:40]}") from None
+        seconds = -1.0
+    return _checked_wait(seconds, f"AVAULT_WAIT is {ascii(text)[:40]}")
 
 
-def _checked_wait(wait: float) -> float:
+def _checked_wait(wait: float, said: str = "wait") -> float:
     if not 0 <= wait <= limits.MAX_WAIT:
-        raise BadRequestError(f"wait: not a number of seconds from 0 to {limits.MAX_WAIT:.0f}")
+        raise BadRequestError(f"{said}: not a number of seconds from 0 to {limits.MAX_WAIT:.0f}")
     return wait
+
+
+def _checked_timeout(timeout: float) -> float:
+    if not 0.001 <= timeout <= limits.MAX_WAIT:
+        raise BadRequestError(f"timeout: not a number of seconds from 0.001 to {limits.MAX_WAIT:.0f}")
+    return timeout

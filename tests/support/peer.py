@@ -25,6 +25,8 @@ from avault_protocol import (
     unpack_head,
 )
 
+from .background import WITHIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     Handler = Callable[["Line", Request], None]
-
-WITHIN = 10.0
-"""Seconds after which a test that would hang fails instead."""
 
 
 def params_of(request: Request) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class Line:
 class Peer:
     """The daemon's agents' socket: one plugin's values and grants, a state, and what was asked.
 
-    *handlers* replace the answer to a method.
+    *handlers* replace the answer to a method; `serve` is the answer that they replace.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,6 +102,7 @@ class Peer:
         self.asked: list[tuple[int, str, dict[str, object]]] = []  # (number of the line, method, parameters)
         self.lines: list[Line] = []
         self.locked = False
+        self.refusal: AvaultError | None = None  # said on every new connection, which is then closed
         self._own: dict[str, Handler] = {
             "hello": self._hello,
             "get_secret": self._get_secret,
@@ -223,6 +223,9 @@ class Peer:
                 number = len(self.lines)
             if not self._running:
                 return
+            if self.refusal is not None:
+                line.send(pack_error(0, self.refusal))
+                return
             try:
                 for request in line.requests():
                     self._answer(number, line, request)
@@ -234,10 +237,14 @@ class Peer:
             self.asked.append((number, request.method, params_of(request)))
             self._changed.notify_all()
 
+    def serve(self, line: Line, request: Request) -> None:
+        """Answer as if there were no handlers."""
+        self._own[request.method](line, request)
+
     def _answer(self, number: int, line: Line, request: Request) -> None:
         try:
             self._note(number, request)
-            (self.handlers.get(request.method) or self._own[request.method])(line, request)
+            self.handlers.get(request.method, self.serve)(line, request)
         except AvaultError as error:
             line.send(pack_error(request.id, error))
 
