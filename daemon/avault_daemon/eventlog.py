@@ -64,7 +64,7 @@ class Line(NamedTuple):
     @classmethod
     def of(cls, raw: bytes) -> Line:
         """Return *raw*, a line with its newline; `CorruptError` unless it has the form of one."""
-        match = _LINE.fullmatch(raw)
+        match = _match(raw)
         if match is None:
             raise CorruptError("not in the form of a vault's line")
         return cls(match[4].decode(), int(match[3]), raw, match.start(5))
@@ -193,8 +193,8 @@ class _Reading:
     def take(self, raw: bytes, *, strict: bool) -> Head | None:
         """Judge one line; return the head if it is the commit that closes this transaction."""
         self.number += 1
-        match = _LINE.fullmatch(raw)
-        if match is None or not _is_utf8(raw):
+        match = _match(raw)
+        if match is None:
             raise self._error("is not in the form of a vault's line")
         self._check_key(match[2].decode())
         d, created_at = match[4].decode(), int(match[3])
@@ -235,7 +235,7 @@ class _Reading:
     def check_each(self) -> None:
         """Raise the error that names the first line which is not genuine on its own."""
         for number, line in enumerate(self.lines, self.first):
-            match = _LINE.fullmatch(line.raw)
+            match = _match(line.raw)
             if match is None or not _genuine(match):
                 raise CorruptError(
                     f"line {number} of the vault file was altered: its id or signature does not fit it"
@@ -243,6 +243,17 @@ class _Reading:
 
     def _error(self, what: str) -> CorruptError:
         return CorruptError(f"line {self.number} of the vault file {what}")
+
+
+def _match(raw: bytes) -> re.Match[bytes] | None:
+    """Match a line, newline included; None if it has another form than the one."""
+    match = _LINE.fullmatch(raw)
+    if match is not None and not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return None
+    return match
 
 
 def _genuine(match: re.Match[bytes]) -> bool:
@@ -254,16 +265,6 @@ def _genuine(match: re.Match[bytes]) -> bool:
     if digest.hex().encode() != match[1]:
         return False
     return verify(bytes.fromhex(public.decode()), digest, bytes.fromhex(signature.decode()))
-
-
-def _is_utf8(raw: bytes) -> bool:
-    if raw.isascii():
-        return True
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def commit_content(head: Head | None, body: bytes, *, compacted_from: Head | None = None) -> str:
