@@ -10,7 +10,6 @@ Sources: memfd_secret(2), mlock(2), madvise(2).
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 import threading
@@ -126,11 +125,11 @@ class Arena:
             raise ValueError(f"a slot of {size} bytes")
         span = -(-size // ALIGNMENT) * ALIGNMENT
         with self._lock:
-            whole = self._map() if self._view is None else self._view
             start = self._carve(span)
+            view = self._mapped_view()[start : start + size]
             self._in_use += span
             self._reached = max(self._reached, start + span)
-            slot = Slot(self, self._base + start, whole[start : start + size])
+            slot = Slot(self, self._base + start, view)
             self._taken[slot] = start, start + span
             return slot
 
@@ -155,8 +154,14 @@ class Arena:
             if self._view is not None:
                 sodium.memzero(self._base, self._reached)
 
-    def _map(self) -> memoryview:
-        self._base = _map(self.kind, self.size)
+    def _mapped_view(self) -> memoryview:
+        if self._view is not None:
+            return self._view
+        try:
+            self._base = _map(self.kind, self.size)
+        except BaseException:
+            self._forget()
+            raise
         memory = (c_char * self.size).from_address(self._base)
         # A view that somebody kept keeps the mapping too, wiped: reading it later is wrong, but no crash.
         weakref.finalize(memory, _libc.munmap, self._base, self.size).atexit = False
@@ -195,7 +200,7 @@ def _map(kind: Kind, size: int) -> int:
         return _map_secret(size) if kind == "memfd_secret" else _map_locked(size)
     except OSError as error:
         raise InternalError(
-            f"the kernel gives no memory of kind {kind}: {os.strerror(error.errno or 0).lower()}",
+            f"the kernel gives no memory of kind {kind}: {(error.strerror or '?').lower()}",
             hint=f"raise the limit of locked memory to {2 * size >> 20} MiB (ulimit -l, LimitMEMLOCK=)",
         ) from error
 
@@ -212,28 +217,29 @@ def _map_secret(size: int) -> int:
 
 
 def _map_locked(size: int) -> int:
-    address = _mmap(size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-    if _libc.mlock(address, size) < 0:
-        failed = ctypes.get_errno()
-        _libc.munmap(address, size)
-        raise OSError(failed, "mlock")
-    return _advised(address, size, _MADV_WIPEONFORK)
+    return _advised(_mmap(size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1), size, _MADV_WIPEONFORK, lock=True)
 
 
 def _mmap(size: int, flags: int, descriptor: int) -> int:
     address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0)
     if address == _MAP_FAILED:
-        raise OSError(ctypes.get_errno(), "mmap")
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(address)
 
 
-def _advised(address: int, size: int, in_child: int) -> int:
-    for advice in (mmap.MADV_DONTDUMP, in_child):
-        _checked(_libc.madvise(address, size, advice))
+def _advised(address: int, size: int, in_child: int, *, lock: bool = False) -> int:
+    try:
+        for advice in (mmap.MADV_DONTDUMP, in_child):
+            _checked(_libc.madvise(address, size, advice))
+        if lock:
+            _checked(_libc.mlock(address, size))
+    except OSError:
+        _libc.munmap(address, size)
+        raise
     return address
 
 
 def _checked(result: int) -> int:
     if result < 0:
-        raise OSError(ctypes.get_errno(), errno.errorcode.get(ctypes.get_errno(), "?"))
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
