@@ -25,7 +25,7 @@ from support.feeding import feed_all_ways
 
 Outcome = tuple[int, int, bool] | str | None
 Buffers = Callable[[bytes], bytes | bytearray | memoryview]
-_Unpacker: Any = msgpack.Unpacker  # pyright: ignore[reportUnknownMemberType]
+_msgpack: Any = msgpack
 
 GET = pack_request(7, "get_secret", {"name": "TELEGRAM_BOT_TOKEN"})
 
@@ -52,11 +52,11 @@ def decode(chunks: Iterable[bytes], scanner: Scanner | None = None) -> Outcome:
 
 def msgpack_extent(data: bytes) -> int | None:
     """Return where msgpack says that the first object of *data* ends; None if it is not complete or not valid."""
-    unpacker = _Unpacker(max_buffer_size=0, strict_map_key=False)
+    unpacker = _msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
     unpacker.feed(data)
     try:
         unpacker.skip()
-    except (msgpack.OutOfData, ValueError):  # pyright: ignore[reportUnknownMemberType]
+    except (_msgpack.OutOfData, ValueError):
         return None
     end: int = unpacker.tell()
     return end
@@ -214,7 +214,8 @@ class Watched(bytes):
 
     def __getitem__(self, key: Any) -> Any:
         Watched.looks += 1
-        return super().__getitem__(key)
+        found: Any = bytes.__getitem__(self, key)
+        return found
 
 
 @pytest.mark.parametrize(
