@@ -1,0 +1,337 @@
+"""The record as the rest of the daemon sees it.
+
+Two steps. `append` and `refused` only note what is to be written. `flush` writes all of it at once, and whoever noted
+something withholds its answer until that has worked; if it does not work, what was noted is forgotten. So **no
+checkpoint of the loop may lie between noting and flushing**, or the failure of one connection would lose the line of
+another. `run`, one task, does the rest: it syncs, signs, writes how many refusals were counted, begins the next file.
+
+What is promised: a line whose `flush` returned survives a kill of the process, and a power cut after 100 ms
+(``sync="always"``: as soon as `settle` has returned).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import trio
+
+from avault_protocol import AuditFailedError, AvaultError, LockedError, StorageFailedError
+
+from ..files import Files
+from .chain import Chain
+from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, parse, to_wire
+from .refusals import Refusals
+from .segments import ASIDE, read_lines
+
+if TYPE_CHECKING:
+    from ..anchor import Anchor
+    from ..policy import Caller
+
+log = logging.getLogger(__name__)
+
+MAX_SEGMENT = 8 * 1024 * 1024
+"""Bytes of a file after which the next begins: some 25,000 lines, read at opening in 0.1 s."""
+SYNC_DELAY = 0.05
+"""Seconds from a line to the begin of its sync; the promise is 0.1 s to its end."""
+SIGN_DELAY = 0.9
+"""Seconds from a line to the checkpoint that covers it, while there is a signer; the promise is 1 s."""
+SIGN_LINES = 256
+"""Lines after which a checkpoint is due at once."""
+RETRY_DELAY = 1.0
+"""Seconds until `run` tries again what failed."""
+
+
+class Record:
+    """The record in *directory*; *anchor* has been loaded.
+
+    It never fails to open: what is wrong is its `problem`, and then nothing is served. *clock* dates lines in Unix
+    seconds, *monotonic* measures delays.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        anchor: Anchor,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        max_segment: int = MAX_SEGMENT,
+        sync: Literal["batch", "always"] = "batch",
+        files: Files | None = None,
+    ) -> None:
+        self.anchor = anchor
+        self.always = sync == "always"
+        self.public: bytes | None = None
+        """The vault's public key while it is unlocked; set before `signer`."""
+        self._signer: Callable[[bytes], bytes] | None = None
+        self._directory, self._monotonic, self._max_segment = directory, monotonic, max_segment
+        self._buffer: list[Entry] = []
+        self._lost = 0  # entries that could not be written; what they were about was withheld
+        self._refusals = Refusals()
+        self._turn = trio.Lock()  # one sync at a time
+        self._synced = 0
+        self._to_anchor: tuple[int, str] | None = None
+        # When `run` has to sync and to sign; inf: not at all.
+        self._sync_at = self._sign_at = math.inf
+        self._not_before = -math.inf
+        self._wake, self._asleep_until = trio.Event(), -math.inf
+        self._chain = Chain(directory, anchor.record, clock, files or Files())
+        self._look_at_tail()
+
+    def _look_at_tail(self) -> None:
+        tail = self._chain.tail
+        if tail.number:
+            self._sync_at = self._monotonic()  # nobody knows whether the process before this one came to it
+        if tail.aside:
+            reason = f"{tail.aside} bytes behind line {tail.number} did not fit and lie in {ASIDE}"
+            log.warning("record: %s", reason)
+            self._buffer.append(Entry("record", NOTE, reason=reason))
+
+    @property
+    def number(self) -> int:
+        """Return the number of the last line that was written."""
+        return self._chain.tail.number
+
+    @property
+    def problem(self) -> str | None:
+        """Return what keeps lines from being written; None if nothing does."""
+        return self._chain.problem
+
+    @property
+    def signer(self) -> Callable[[bytes], bytes] | None:
+        """Return what signs in the name of `public`, None while locked; setting it makes a checkpoint due."""
+        return self._signer
+
+    @signer.setter
+    def signer(self, signer: Callable[[bytes], bytes] | None) -> None:
+        self._signer = signer
+        if signer is not None:
+            self._sign_at = self._monotonic()
+            self._rouse()
+
+    def last_use(self, name: str) -> int | None:
+        """Return when the secret *name* was last given to a plugin, in Unix seconds; None: not in the last two files."""
+        return self._chain.tail.uses.get(name)
+
+    # --- noting and writing -------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        caller: Caller,
+        action: str,
+        *,
+        agent: str | None = None,
+        plugin: str | None = None,
+        secret: str | None = None,
+        version: int | None = None,
+    ) -> None:
+        """Note that *action* is allowed; `flush` writes it."""
+        pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
+        self._buffer.append(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
+
+    def refused(
+        self,
+        caller: Caller,
+        action: str,
+        reason: str,
+        *,
+        agent: str | None = None,
+        plugin: str | None = None,
+        secret: str | None = None,
+    ) -> None:
+        """Note that *action* is refused, *reason* being an error's code; of many alike the number is written later."""
+        now = self._monotonic()
+        pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
+        entry = Entry(action, REFUSED, secret, None, agent, plugin, pid, uid, unit, exe, reason)
+        self._buffer.extend(self._refusals.due(now))
+        if self._refusals.admit(entry, now):
+            self._buffer.append(entry)
+        self._rouse()
+
+    def flush(self) -> None:
+        """Write what was noted.
+
+        `AuditFailedError`: none of it is on record, it is forgotten, and what it is about must not happen.
+        """
+        entries, self._buffer = self._buffer, []
+        self._chain.check()
+        if not entries:
+            return
+        if self._lost:
+            reason = "these could not be written, and what they were about was withheld"
+            entries.append(Entry("record", NOTE, reason=reason, times=self._lost))
+        try:
+            self._chain.write(entries)
+        except AuditFailedError:
+            self._lost += sum(entry.times or 1 for entry in entries if entry.decision != NOTE)
+            raise
+        self._lost = 0
+        self._written()
+
+    def try_flush(self) -> None:
+        """Write what was noted if that is possible: for what must happen in any case."""
+        try:
+            self.flush()
+        except AuditFailedError as error:
+            log.error("not on record: %s", error)
+
+    def _written(self) -> None:
+        now = self._monotonic()
+        self._sync_at = min(self._sync_at, now + SYNC_DELAY)
+        delay = SIGN_DELAY if self._chain.tail.unsigned < SIGN_LINES else 0.0
+        self._sign_at = min(self._sign_at, now + delay)
+        self._rouse()
+
+    async def settle(self) -> None:
+        """With ``sync="always"`` wait until what was flushed is on the disk; else return at once.
+
+        `AuditFailedError`: it may not be there. A cancellation takes effect only when the sync is over.
+        """
+        if self.always:
+            await self._sync(self.number)
+
+    def rekeyed(self, new_public: bytes) -> None:
+        """Write a checkpoint by the key that is in force, saying that *new_public* follows; to be called before it does.
+
+        `AuditFailedError`; `LockedError` if no key is in force.
+        """
+        self.flush()
+        self._sign(new_public)
+
+    # --- in the background --------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sync, sign, count, begin the next file; for ever."""
+        task_status.started()
+        while True:
+            await self._sleep()
+            try:
+                self._tick()
+                await self._sync(self.number)
+            except AuditFailedError as error:
+                log.warning("record: %s", error)
+                self._not_before = self._monotonic() + RETRY_DELAY
+
+    def _due(self) -> float:
+        if self._chain.latched:
+            return math.inf
+        sign_at = self._sign_at if self._signer is not None else math.inf
+        return max(min(self._sync_at, sign_at, self._refusals.next_due()), self._not_before)
+
+    def _rouse(self) -> None:
+        # Most lines come while the task is already to wake for an earlier one: then this costs nothing.
+        if self._due() < self._asleep_until:
+            self._asleep_until = -math.inf
+            self._wake.set()
+
+    async def _sleep(self) -> None:
+        while (wait := self._due() - self._monotonic()) > 0:
+            self._wake, self._asleep_until = trio.Event(), self._due()
+            with trio.move_on_after(wait):
+                await self._wake.wait()
+        self._asleep_until = -math.inf
+
+    def _tick(self) -> None:
+        now = self._monotonic()
+        self._buffer.extend(self._refusals.due(now))
+        self.flush()
+        if self._signer is not None and self._sign_at <= now:
+            try:
+                self._sign(None)
+            except AuditFailedError:
+                raise
+            except AvaultError:  # locked meanwhile
+                self._signer = None
+
+    def _sign(self, next_public: bytes | None) -> None:
+        if self._signer is None or self.public is None:
+            raise LockedError
+        self._chain.checkpoint(self.public, self._signer, next_public)
+        self._sign_at = math.inf
+        self._to_anchor = (self.number, self._chain.tail.hash)
+        self._written()
+
+    async def _sync(self, number: int) -> None:
+        """Wait until line *number* is on the disk, and the last checkpoint's in the anchor.
+
+        The anchor comes second: it must never know of a line that a power cut takes away.
+        """
+        async with self._turn:
+            self._chain.check()
+            if self._synced >= number:
+                return
+            reached, checkpoint = self.number, self._to_anchor
+            self._sync_at, self._to_anchor = math.inf, None
+            try:
+                await trio.to_thread.run_sync(self._chain.sync)
+            except OSError as error:
+                self._chain.latch(f"the record could not be synced: {error.strerror}")
+                self._chain.check()
+            self._synced = reached
+            if checkpoint is not None:
+                await self._anchor_at(checkpoint)
+            if self._chain.tail.size >= self._max_segment:
+                self._next_file()
+
+    async def _anchor_at(self, checkpoint: tuple[int, str]) -> None:
+        try:
+            await trio.to_thread.run_sync(lambda: self.anchor.update(record=checkpoint))
+        except StorageFailedError as error:
+            # The anchor still knows an earlier line, which is as true; the next checkpoint tries again.
+            log.warning("record: %s", error)
+
+    def _next_file(self) -> None:
+        """Begin the next file; only while nothing is being synced."""
+        self._chain.next_file()
+        self._synced, self._sync_at = (
+            -1,
+            self._monotonic(),
+        )  # what the files are called now is not on the disk yet
+
+    def close(self) -> None:
+        """Write and sync what is left, and give the files back. Blocking; `run` has ended."""
+        self._buffer.extend(self._refusals.due())
+        self.try_flush()
+        if not self._chain.latched:
+            self._chain.sync()
+        self._chain.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        *,
+        since: int | None = None,
+        after: int | None = None,
+        agent: str | None = None,
+        secret: str | None = None,
+        limit: int = 1000,
+    ) -> list[dict[str, Any]]:
+        """Return the entries that fit, the oldest first, at most *limit*.
+
+        *since*: not older, in Unix seconds; *after*: with a higher number; *agent*, *secret*: of these only. From the
+        disk, one line after the other; blocking, for any thread. A line that is no entry is passed over.
+        """
+        found: list[dict[str, Any]] = []
+        for raw in read_lines(self._directory, after or 0):
+            line = parse(raw)
+            if (
+                line is None
+                or line.action == CHECKPOINT
+                or line.number <= (after or 0)
+                or line.time < (since or 0)
+            ):
+                continue
+            if secret is not None and line.secret != secret:
+                continue
+            entry = to_wire(raw)
+            if entry is not None and (agent is None or entry["agent"] == agent):
+                found.append(entry)
+                if len(found) >= limit:
+                    break
+        return found

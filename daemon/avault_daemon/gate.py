@@ -1,0 +1,131 @@
+"""The gate: the one place that decides whether a plugin may read a secret, and that puts it on record.
+
+It decides on the policy snapshot of the moment, before anything is looked up; so a revocation acts on connections that
+are open, and what does not exist looks like what is not granted. It only appends to the record: whoever calls it
+flushes the record before the answer leaves, and withholds the answer if that fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from avault_protocol import UNLOCKED, AvaultError, LockedError, NotFoundError, NotGrantedError
+
+from .audit.lines import GET
+
+if TYPE_CHECKING:
+    from .audit import Record
+    from .policy import Caller, Policy, Service
+    from .requests import Requests
+    from .vault import Opened, Vault
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection after its hello: who is there, as which plugin, and the names that it declared.
+
+    The decision is kept for as long as the same snapshot of the policy is in force.
+    """
+
+    caller: Caller
+    agent: str
+    plugin: str
+    declared: set[str]
+    snapshot: Policy | None = field(default=None, repr=False)
+    readable: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def request(self, name: str) -> None:
+        """Declare one more name."""
+        self.declared.add(name)
+
+
+class Gate:
+    """Decides and records. *service* is "user" or "system", as in `policy`."""
+
+    def __init__(self, vault: Vault, record: Record, requests: Requests, service: Service) -> None:
+        self._vault = vault
+        self._record = record
+        self._requests = requests
+        self._service: Service = service
+
+    def get(self, session: Session, name: str) -> Opened:
+        """Open the secret *name* for the plugin of *session*.
+
+        `LockedError`; `NotGrantedError`, the same whether the secret is another's or nobody's; what opening may raise.
+        """
+        try:
+            opened = self._open(session, name)
+        except AvaultError as error:
+            self.refuse(session.caller, GET, error, agent=session.agent, plugin=session.plugin, secret=name)
+            raise
+        self._record.append(
+            session.caller,
+            GET,
+            agent=session.agent,
+            plugin=session.plugin,
+            secret=name,
+            version=opened.version,
+        )
+        return opened
+
+    def _open(self, session: Session, name: str) -> Opened:
+        if self._vault.state != UNLOCKED:
+            raise LockedError
+        if name not in session.declared:
+            # What it declared the plugin knows itself, so this tells it nothing about the vault.
+            raise NotGrantedError(
+                "this plugin did not declare that secret",
+                hint="declare it: Vault(secrets=[...]), or request() it",
+            )
+        if not self.allows(session, name):
+            self._requests.file_secret(session, [name])
+            raise NotGrantedError
+        try:
+            return self._vault.open_value(name)
+        except NotFoundError:
+            log.warning("%s/%s is granted %s, which does not exist", session.agent, session.plugin, name)
+            raise NotGrantedError from None
+
+    def allows(self, session: Session, name: str) -> bool:
+        """Report whether the plugin of *session* may read *name* now; records nothing.
+
+        It also asks whether the caller is still the agent that it was at hello: the agent may have been removed, made
+        anew, or be recognised otherwise by now.
+        """
+        policy = self._vault.policy
+        if session.snapshot is not policy:
+            agent = policy.agents.get(session.agent)
+            there = agent is not None and agent.fits(session.caller, self._service)
+            session.readable = agent.allowed(session.plugin) if agent is not None and there else frozenset()
+            session.snapshot = policy
+        return name in session.declared and name in session.readable
+
+    def refuse(
+        self,
+        caller: Caller,
+        action: str,
+        error: AvaultError,
+        *,
+        agent: str | None = None,
+        plugin: str | None = None,
+        secret: str | None = None,
+    ) -> None:
+        """Put on record that *action* ended in *error*; repetitions are counted."""
+        self._record.refused(caller, action, error.code, agent=agent, plugin=plugin, secret=secret)
+
+    def note(
+        self,
+        caller: Caller,
+        action: str,
+        *,
+        agent: str | None = None,
+        plugin: str | None = None,
+        secret: str | None = None,
+        version: int | None = None,
+    ) -> None:
+        """Put on record that *action* is being done."""
+        self._record.append(caller, action, agent=agent, plugin=plugin, secret=secret, version=version)
