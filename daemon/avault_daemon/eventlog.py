@@ -87,6 +87,9 @@ class Transaction(NamedTuple):
     """Offset behind the commit line in what was read."""
     number: int
     """Number of the commit's line, from 1."""
+    newest: dict[str, int]
+    """The times of its lines and of its commit, by `d`."""
+    public: str
 
 
 class Tail(NamedTuple):
@@ -112,22 +115,22 @@ class Chain:
     def read(
         self, data: bytes, start: int = 0, number: int = 0, *, strict: bool = False
     ) -> Transaction | Tail:
-        """Verify and accept the transaction that starts at *start*, before which there were *number* lines.
-
-        The chain is changed only once the whole transaction has been verified.
-        """
+        """Verify the transaction that starts at *start*, before which there were *number* lines; see `accept`."""
         reading = _Reading(self, number)
         end = start
         while raw := _line_at(data, end):
             end += len(raw)
             head = reading.take(raw, strict=strict)
-            if head is not None:
-                self.public = reading.public
-                self.head = head
-                self.newest.update(reading.newest)
-                return Transaction(reading.lines, head, end, reading.number)
+            if head is not None and reading.public is not None:
+                return Transaction(reading.lines, head, end, reading.number, reading.newest, reading.public)
         reading.check_each()
         return Tail(start, number + 1)
+
+    def accept(self, transaction: Transaction) -> None:
+        """Take the transaction for the last one: it is on the disk."""
+        self.public = transaction.public
+        self.head = transaction.head
+        self.newest.update(transaction.newest)
 
 
 class Log:
@@ -157,6 +160,7 @@ class Log:
         if isinstance(found, Tail):
             self.tail = found
             return
+        self.chain.accept(found)
         self.lines += found.lines
         self.commits[found.head.generation] = found.head.id
         self.end, self.number = found.end, found.number

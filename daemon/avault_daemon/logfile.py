@@ -163,9 +163,11 @@ class LogFile:
         found = self.chain.read(data)
         if not isinstance(found, Transaction) or found.end != len(data):
             raise InternalError("what was to be appended is not one transaction")
+        head = found.head
         with self._latching():
             self._append(data)
-            self.anchor.update(current=point_of(self.chain))
+            self.anchor.update(current=Point(found.public, head.generation, head.id))
+        self.chain.accept(found)
         self._size += len(data)
         return found.lines
 

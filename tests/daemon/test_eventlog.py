@@ -45,6 +45,8 @@ def test_a_chain_reads_on_where_it_stopped() -> None:
     chain = Chain()
     first = chain.read(DATA[: ENDS[1]])
     assert isinstance(first, Transaction)
+    assert chain == Chain()
+    chain.accept(first)
     second = chain.read(DATA[ENDS[1] :])
     assert isinstance(second, Transaction)
     assert second.head.generation == 2
