@@ -105,7 +105,7 @@ class AgentConversation:
         name: str = params["name"]
         if len(session.declared) >= MAX_DECLARED and name not in session.declared:
             raise BadRequestError(f"request: {MAX_DECLARED} names are declared already")
-        session.declared.add(name)
+        session.request(name)
         if self._allows(session, name):
             return Answer({"granted": True, "id": None})
         ids = self._core.requests.file_secret(session, [name], params.get("reason", ""))
@@ -118,7 +118,7 @@ class AgentConversation:
         return Answer({"granted": granted, "waiting": waiting})
 
     def _allows(self, session: Session, name: str) -> bool:
-        return self._core.vault.policy.allows(session.agent, session.plugin, session.declared, name)
+        return self._core.gate.allows(session, name)
 
     def refresh(self) -> list[str]:
         """Look at the policy anew; return the names that have come to be granted since the last look.
@@ -133,7 +133,7 @@ class AgentConversation:
         self._granted = granted
         missing = sorted(session.declared - granted)
         if missing:
-            self._core.requests.file_secret(session, missing, "")
+            self._core.requests.file_secret(session, missing)
         return fresh
 
     def concerns(self, name: str) -> bool:

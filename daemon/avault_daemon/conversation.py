@@ -47,7 +47,9 @@ def parse(request: Request, socket: str) -> tuple[Method, Params]:
     if method is None or method.socket != socket:
         raise BadRequestError(f"unknown method: {ascii(request.method)[:40]}")
     if request.has_value != method.takes_value:
-        raise BadRequestError(f"{method.name}: {'a value is missing' if method.takes_value else 'takes no value'}")
+        raise BadRequestError(
+            f"{method.name}: {'a value is missing' if method.takes_value else 'takes no value'}"
+        )
     return method, method.check(request.params)
 
 

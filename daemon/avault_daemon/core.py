@@ -42,13 +42,17 @@ class Core:
     def follow_vault(self, event: str, detail: dict[str, object]) -> None:
         """Hand the record its key and take it away; a listener of the vault."""
         if event == "unlocked":
-            self.record.signer, self.record.public = self.vault.sign, self.vault.public
+            self.adopt_key()
             self.unlocked.set()
         elif event == "locked":
             self.record.signer = self.record.public = None
             self.unlocked = trio.Event()
         elif event == "key":
             self.record.rekeyed(bytes.fromhex(str(detail["new"])))
+
+    def adopt_key(self) -> None:
+        """Let the record be signed by the vault's present key."""
+        self.record.public, self.record.signer = self.vault.public, self.vault.sign
 
     def close(self) -> None:
         """Give everything back; the vault first, since it is what must not stay open."""

@@ -99,7 +99,7 @@ def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n:
         vault=vault,
         record=record,
         requests=requests,
-        gate=Gate(vault, record, requests),
+        gate=Gate(vault, record, requests, places.service),
         bindings=Bindings(places.bindings),
         throttle=Throttle(time.monotonic),
     )

@@ -73,7 +73,7 @@ class Server:
     def __init__(self, core: Core, nursery: trio.Nursery) -> None:
         self._core = core
         self._nursery = nursery
-        self._agents: set[AgentConnection] = set()
+        self.agents: set[AgentConnection] = set()
         self._per_uid: Counter[int] = Counter()
         self._scopes: dict[Process, set[trio.CancelScope]] = {}
         self._own_sockets: dict[str, trio.CancelScope] = {}
@@ -114,7 +114,7 @@ class Server:
     def _on_event(self, event: str, detail: dict[str, object]) -> None:
         if event == "policy":
             self._own_agents()
-        for connection in list(self._agents):
+        for connection in list(self.agents):
             connection.notify(event, detail)
 
     async def _serve(
@@ -178,11 +178,11 @@ class Server:
         self._core.bindings.processes.leave(process)
 
     async def _serve_agent(self, connection: AgentConnection) -> None:
-        self._agents.add(connection)
+        self.agents.add(connection)
         try:
             await connection.run()
         finally:
-            self._agents.discard(connection)
+            self.agents.discard(connection)
 
     async def _watch(self) -> None:
         """End what a process had when it dies: a connection may live on in a child, which is somebody else."""

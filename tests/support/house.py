@@ -5,6 +5,7 @@ A `Peer` is a client that we wrote for tests alone: it speaks the protocol by ha
 
 from __future__ import annotations
 
+import array
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ class Peer:
     """One connection to a daemon."""
 
     sock: trio.socket.SocketType
+    patience: float = PATIENCE
     notifications: list[Notification] = field(default_factory=list[Notification])
     _buffer: bytes = b""
     _last: int = 0
@@ -70,8 +72,8 @@ class Peer:
         head = pack_request(self._last, method, dict(params or {}), None if value is None else len(value))
         data = head + (value or b"")
         if fds:
-            sent = socket.send_fds(cast("Any", self.sock), [data[:1]], fds)
-            data = data[sent:]
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            data = data[await self.sock.sendmsg([data[:1]], [rights]) :]
         await self.send(data)
         return self._last
 
@@ -103,10 +105,10 @@ class Peer:
     async def message(self) -> Notification | tuple[Response, bytes | None]:
         """Return the next message; EOFError at the end of the stream."""
         extent: Extent | None = None
-        with trio.fail_after(PATIENCE):
-            while (
-                extent := Scanner().scan(self._buffer, 0, len(self._buffer))
-            ) is None or extent.end > len(self._buffer):
+        with trio.fail_after(self.patience):
+            while (extent := Scanner().scan(self._buffer, 0, len(self._buffer))) is None or extent.end > len(
+                self._buffer
+            ):
                 data = await self.sock.recv(65536)
                 if not data:
                     raise EOFError
@@ -141,11 +143,15 @@ class House:
     core: Core
     server: Server
     nursery: trio.Nursery
+    peers: list[Peer] = field(default_factory=list[Peer])
+    patience: float = PATIENCE
+    """Seconds to wait for an answer; infinite where a test turns the clock by hand."""
 
     async def connect(self, path: Path) -> Peer:
         sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         await sock.connect(str(path))
-        return Peer(sock)
+        self.peers.append(Peer(sock, self.patience))
+        return self.peers[-1]
 
     async def operator(self, *, proven: bool = True) -> Peer:
         """Connect to the operator's socket, and prove."""
@@ -201,7 +207,12 @@ async def open_house(
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
-            yield House(core, server, nursery)
+            house = House(core, server, nursery)
+            try:
+                yield house
+            finally:
+                for peer in house.peers:
+                    peer.close()
             nursery.cancel_scope.cancel()
     finally:
         core.close()

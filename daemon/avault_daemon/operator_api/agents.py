@@ -8,7 +8,7 @@ from avault_protocol import BadRequestError, NotFoundError
 
 from ..conversation import Answer, Params
 from ..policy import Agent, Caller, Selectors, boundary
-from ..requests import CallerRequest, SecretRequest
+from ..requests import CallerRequest, Request, SecretRequest
 from .turn import Handler, Turn
 
 
@@ -140,17 +140,18 @@ async def approve(turn: Turn) -> Answer:
     waiting = turn.core.requests
     if ("ids" in turn.params) == ("all" in turn.params):
         raise BadRequestError("approve: either ids or all")
+    chosen: list[Request]
     if "all" in turn.params:
-        chosen = waiting.for_agent(turn.params["all"])
+        chosen = [*waiting.for_agent(turn.params["all"])]
         if not chosen:
-            raise NotFoundError(f"nothing of {turn.params['all']} waits")
+            raise NotFoundError(f"nothing of {turn.params['all']} waits", hint="see: avault requests")
     else:
         chosen = [waiting.get(request_id) for request_id in turn.params["ids"]]
     approved = [await _approve(turn, request) for request in chosen]
     return Answer({"approved": approved})
 
 
-async def _approve(turn: Turn, request: SecretRequest | CallerRequest) -> dict[str, object]:
+async def _approve(turn: Turn, request: Request) -> dict[str, object]:
     vault = turn.core.vault
     agents_now = vault.policy.agents
     if isinstance(request, SecretRequest):
@@ -163,9 +164,9 @@ async def _approve(turn: Turn, request: SecretRequest | CallerRequest) -> dict[s
         names = [name for name in request.names if vault.has(name)]
     if names:
         agent = agent.with_grants(request.plugin, names)
+    _note(turn, "grant", agent.name, request.plugin, names)
     await vault.put_agent(agent)
     turn.core.requests.take(request.id)
-    _note(turn, "granted", agent.name, request.plugin, names)
     return {"id": request.id, "agent": agent.name, "plugin": request.plugin, "names": names}
 
 

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from avault_protocol import UNINITIALIZED, UNLOCKED, BadRequestError, ProofRequiredError, WrongPassphraseError
+from avault_protocol import (
+    UNINITIALIZED,
+    UNLOCKED,
+    BadRequestError,
+    DeniedError,
+    ProofRequiredError,
+    WrongPassphraseError,
+)
 
+from ..confine import traced
 from ..conversation import Answer
 from .turn import Handler, Turn
 
 
+def _refuse_debugger() -> None:
+    """Raise `DeniedError` under a tracer: it came before the process closed itself to tracing, and may do anything."""
+    if traced():
+        raise DeniedError("a debugger is attached to avaultd", hint="end it, restart avaultd, then unlock")
+
+
 async def init(turn: Turn) -> Answer:
     """Make the vault and unlock it."""
+    _refuse_debugger()
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         slot = turn.proven = await turn.core.vault.init(passphrase, turn.log_n)
@@ -24,6 +39,7 @@ async def unlock(turn: Turn) -> Answer:
     vault = turn.core.vault
     if vault.state == UNLOCKED:
         return Answer({"already": True, "slot": None, "vault": _vault(turn)})
+    _refuse_debugger()
     with turn.passphrase() as passphrase:
         slot = turn.proven = await _guess(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
     await _note(turn, "unlock")
@@ -112,6 +128,7 @@ async def rekey(turn: Turn) -> Answer:
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         dropped = await turn.core.vault.rekey(passphrase, turn.log_n, turn.proven)
+    turn.core.adopt_key()
     return Answer({"vault": _vault(turn), "dropped": dropped})
 
 
@@ -130,6 +147,7 @@ async def restore_vault(turn: Turn) -> Answer:
     fd = _descriptor(turn, "restore_vault")
     if vault.state != UNINITIALIZED and turn.proven is None:
         raise ProofRequiredError("restore_vault needs the passphrase of the vault that it replaces")
+    _refuse_debugger()
     await _note(turn, "restore_vault")
     with turn.passphrase() as passphrase:
 

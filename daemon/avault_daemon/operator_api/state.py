@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import trio
 
-from avault_protocol import UNINITIALIZED, UNLOCKED
+from avault_protocol import UNINITIALIZED, UNLOCKED, AuditFailedError
 
 from .. import __version__
 from ..audit import verify
 from ..conversation import Answer
 from .turn import Handler, Turn
+
+log = logging.getLogger(__name__)
 
 BOUNDARIES = {
     "system": "own uid",
@@ -52,13 +55,14 @@ async def status(turn: Turn) -> Answer:
 
 async def lock(turn: Turn) -> Answer:
     """Wipe everything, then put it on record if that is possible."""
-    core = turn.core
-    if core.vault.unlocked:
-        core.vault.lock()
-        core.gate.note(turn.caller, "lock")
-        core.record.try_flush()
-    else:
-        core.vault.lock()
+    was_unlocked = turn.core.vault.unlocked
+    turn.core.vault.lock()
+    if was_unlocked:
+        turn.core.gate.note(turn.caller, "lock")
+        try:
+            turn.core.record.flush()
+        except AuditFailedError as error:
+            log.warning("locked, but that is not on record: %s", error.message)
     return Answer({})
 
 

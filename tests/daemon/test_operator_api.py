@@ -1,0 +1,390 @@
+"""The operator's methods, over a real socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
+
+from avault_protocol import (
+    METHODS,
+    OPERATOR,
+    SERVE,
+    UNINITIALIZED,
+    AvaultError,
+    BadRequestError,
+    BusyError,
+    LockedError,
+    Method,
+    NotFoundError,
+    ProofRequiredError,
+    ThrottledError,
+    TooLargeError,
+    WrongPassphraseError,
+    limits,
+)
+
+OTHER = b"another passphrase altogether"
+
+# Well-formed parameters for every method of the operator's socket, and a value where it takes one.
+CALLS: dict[str, tuple[dict[str, Any], bytes | None]] = {
+    "status": ({}, None),
+    "lock": ({}, None),
+    "list": ({}, None),
+    "agents": ({}, None),
+    "requests": ({}, None),
+    "history": ({"name": "TOKEN"}, None),
+    "slots": ({}, None),
+    "audit": ({"limit": 10}, None),
+    "audit_verify": ({}, None),
+    "init": ({"log_n": LOG_N}, PASSPHRASE),
+    "unlock": ({}, PASSPHRASE),
+    "prove": ({}, PASSPHRASE),
+    "put": ({"items": [{"name": "NEW", "size": 1, "encoding": "text"}]}, b"x"),
+    "reveal": ({"name": "TOKEN"}, None),
+    "rm": ({"name": "TOKEN"}, None),
+    "restore": ({"name": "TOKEN", "version": 1}, None),
+    "agent_set": ({"agent": "cobot", "uids": [7]}, None),
+    "agent_rm": ({"agent": "cobot"}, None),
+    "grant": ({"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"]}, None),
+    "revoke": ({"agent": "cobot"}, None),
+    "approve": ({"ids": [1]}, None),
+    "deny": ({"ids": [1]}, None),
+    "slot_add": ({"type": "passphrase", "log_n": LOG_N}, OTHER),
+    "slot_remove": ({"slot": "passphrase"}, None),
+    "change_passphrase": ({"log_n": LOG_N}, OTHER),
+    "rekey": ({"log_n": LOG_N}, OTHER),
+    "export": ({"log_n": LOG_N}, OTHER),
+    "restore_vault": ({}, PASSPHRASE),
+}
+OPERATORS = [method for method in METHODS.values() if method.socket == OPERATOR]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path) as house:
+        yield house
+
+
+async def filled(house: House) -> Peer:
+    operator = await house.init()
+    await house.put(operator, TOKEN=b"one")
+    await operator.call(
+        "grant", {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"], "uids": [os.getuid()]}
+    )
+    return operator
+
+
+def test_every_method_is_called_here() -> None:
+    assert CALLS.keys() == {method.name for method in OPERATORS}
+
+
+@pytest.mark.parametrize("method", OPERATORS, ids=lambda method: method.name)
+@pytest.mark.parametrize("state", ["uninitialized", "locked", "unlocked"])
+async def test_what_each_method_does_in_each_state(house: House, state: str, method: Method) -> None:
+    """As the table says: served, or the error that it names; without proof never more than that proof is needed."""
+    if state != UNINITIALIZED:
+        operator = await filled(house)
+        if state == "locked":
+            await operator.call("lock")
+    peer = await house.connect(house.core.places.operator_socket)
+    params, value = CALLS[method.name]
+    try:
+        await peer.call(method.name, params, value)
+        outcome = SERVE
+    except ProofRequiredError:
+        assert method.proof
+        outcome = SERVE
+    except AvaultError as error:
+        outcome = error.code
+    # restore_vault is let through to look at the file that must come with it
+    expected = "bad_request" if method.name == "restore_vault" else method.states[state]
+    assert outcome == expected
+
+
+@pytest.mark.parametrize("method", [m for m in OPERATORS if m.proof], ids=lambda method: method.name)
+async def test_what_needs_proof_does_nothing_without(house: House, method: Method) -> None:
+    await filled(house)
+    before = house.core.vault.generation
+    peer = await house.operator(proven=False)
+    params, value = CALLS[method.name]
+    with pytest.raises(ProofRequiredError):
+        await peer.call(method.name, params, value)
+    assert house.core.vault.generation == before
+
+
+async def test_proof_is_the_connections_own(house: House) -> None:
+    await filled(house)
+    proven, other = await house.operator(), await house.operator(proven=False)
+    await proven.call("reveal", {"name": "TOKEN"})
+    with pytest.raises(ProofRequiredError):
+        await other.call("reveal", {"name": "TOKEN"})
+
+
+async def test_init_and_a_real_unlock_prove_and_an_empty_one_does_not(house: House) -> None:
+    operator = await filled(house)
+    await operator.call("reveal", {"name": "TOKEN"})
+    await operator.call("lock")
+    peer = await house.operator(proven=False)
+    assert (await peer.call("unlock", {}, PASSPHRASE))["already"] is False
+    await peer.call("reveal", {"name": "TOKEN"})
+    late = await house.operator(proven=False)
+    assert (await late.call("unlock", {}, b"whatever it is"))["already"] is True
+    with pytest.raises(ProofRequiredError):
+        await late.call("reveal", {"name": "TOKEN"})
+
+
+async def test_wrong_passphrases_are_throttled_for_their_uid(house: House) -> None:
+    await filled(house)
+    peer = await house.operator(proven=False)
+    with pytest.raises(WrongPassphraseError):
+        await peer.call("prove", {}, b"wrong passphrase")
+    with pytest.raises(ThrottledError):
+        await peer.call("prove", {}, PASSPHRASE)
+
+
+async def test_guesses_in_parallel_do_not_slip_past_the_throttle(house: House) -> None:
+    await filled(house)
+    peers = [await house.operator(proven=False) for _ in range(8)]
+    outcomes: list[str] = []
+
+    async def guess(peer: Peer) -> None:
+        try:
+            await peer.call("prove", {}, b"wrong passphrase")
+        except AvaultError as error:
+            outcomes.append(error.code)
+
+    async with trio.open_nursery() as nursery:
+        for peer in peers:
+            nursery.start_soon(guess, peer)
+    assert sorted(outcomes) == ["throttled"] * 7 + ["wrong_passphrase"]
+
+
+@pytest.mark.parametrize("passphrase", [b"", b"seven77", b"x" * (limits.MAX_PASSPHRASE + 1), b"\xff" * 20])
+async def test_passphrases_that_are_none(house: House, passphrase: bytes) -> None:
+    peer = await house.operator(proven=False)
+    with pytest.raises(BadRequestError):
+        await peer.call("init", {"log_n": LOG_N}, passphrase)
+    assert house.core.vault.state == UNINITIALIZED
+
+
+@pytest.mark.parametrize("passphrase", [b"eight888", b"x" * limits.MAX_PASSPHRASE, "acht äöü".encode()])
+async def test_passphrases_at_the_limits(house: House, passphrase: bytes) -> None:
+    peer = await house.operator(proven=False)
+    await peer.call("init", {"log_n": LOG_N}, passphrase)
+    await (await house.operator(proven=False)).call("prove", {}, passphrase)
+
+
+async def test_put_checks_sizes_and_is_one_transaction(house: House) -> None:
+    operator = await filled(house)
+    before = house.core.vault.generation
+    item = {"name": "A", "size": 2, "encoding": "text"}
+    with pytest.raises(BadRequestError, match="do not add up"):
+        await operator.call("put", {"items": [item]}, b"abc")
+    too_much = [
+        {"name": f"S{n}", "size": limits.MAX_VALUE, "encoding": "text"}
+        for n in range(1 + limits.MAX_VALUES // limits.MAX_VALUE)
+    ]
+    with pytest.raises(TooLargeError):
+        await operator.call("put", {"items": too_much}, b"")
+    with pytest.raises(BadRequestError, match="TOKEN"):
+        await operator.call(
+            "put", {"items": [item, {"name": "TOKEN", "size": 1, "encoding": "text"}]}, b"abc"
+        )
+    assert house.core.vault.generation == before
+    exactly = too_much[:-1]
+    await operator.call("put", {"items": exactly}, b"y" * limits.MAX_VALUES)
+    assert house.core.vault.generation == before + 1
+    assert house.core.vault.count == 1 + len(exactly)
+
+
+async def test_history_and_restore(house: House) -> None:
+    operator = await filled(house)
+    for value in (b"two", b"three", b"four", b"five"):
+        await house.put(operator, TOKEN=value)
+    versions = (await operator.call("history", {"name": "TOKEN"}))["versions"]
+    assert [entry["version"] for entry in versions if entry["current"]] == [5]
+    assert sorted(entry["version"] for entry in versions) == [2, 3, 4, 5]
+    assert (await operator.call("reveal", {"name": "TOKEN", "version": 3}))[1] == b"three"
+    assert await operator.call("restore", {"name": "TOKEN", "version": 3}) == {"version": 6}
+    assert (await operator.call("reveal", {"name": "TOKEN"}))[1] == b"three"
+    with pytest.raises(NotFoundError):
+        await operator.call("reveal", {"name": "TOKEN", "version": 1})
+
+
+async def test_list_tells_names_readers_and_last_use_but_no_values(house: House) -> None:
+    operator = await filled(house)
+    agent = await house.agent()
+    await agent.call("get_secret", {"name": "TOKEN"})
+    (entry,) = (await operator.call("list"))["secrets"]
+    assert entry["name"] == "TOKEN"
+    assert entry["readers"] == ["cobot/telegram"]
+    assert entry["last_use"] is not None
+    assert b"one" not in repr(entry).encode()
+
+
+async def test_approving_a_stranger_makes_an_agent_that_describes_it(house: House) -> None:
+    operator = await filled(house)
+    with pytest.raises(AvaultError):
+        await house.agent(plugin="helper", agent="stranger")
+    (request,) = (await operator.call("requests"))["requests"]
+    approved = await operator.call("approve", {"ids": [request["id"]]})
+    assert approved["approved"] == [
+        {"id": request["id"], "agent": "stranger", "plugin": "helper", "names": ["TOKEN"]}
+    ]
+    agent = await house.agent(plugin="helper", agent="stranger")
+    assert (await agent.call("get_secret", {"name": "TOKEN"}))[1] == b"one"
+    assert (await operator.call("requests"))["requests"] == []
+
+
+async def test_denied_is_not_asked_again(house: House) -> None:
+    operator = await filled(house)
+    await house.agent(secrets=("LATER",))
+    (request,) = (await operator.call("requests"))["requests"]
+    await operator.call("deny", {"ids": [request["id"]]})
+    await house.agent(secrets=("LATER",))
+    assert (await operator.call("requests"))["requests"] == []
+
+
+async def test_grants_need_secrets_that_exist_and_selectors_the_first_time(house: House) -> None:
+    operator = await filled(house)
+    grant = {"agent": "new", "plugin": "p", "secrets": ["TOKEN"]}
+    with pytest.raises(BadRequestError, match="how it is recognised"):
+        await operator.call("grant", grant)
+    with pytest.raises(NotFoundError, match="NOWHERE"):
+        await operator.call("grant", {**grant, "uids": [1], "secrets": ["NOWHERE"]})
+    made = await operator.call("grant", {**grant, "uids": [1]})
+    assert made["created_agent"] is True
+    with pytest.raises(BadRequestError, match="recognised otherwise"):
+        await operator.call("grant", {**grant, "uids": [2]})
+
+
+async def test_slots(house: House) -> None:
+    operator = await filled(house)
+    added = await operator.call("slot_add", {"type": "passphrase", "log_n": LOG_N}, OTHER)
+    slots = (await operator.call("slots"))["slots"]
+    assert [slot["id"] for slot in slots] == ["passphrase", added["slot"]]
+    await operator.call("slot_remove", {"slot": "passphrase"})
+    with pytest.raises(BadRequestError, match="last passphrase"):
+        await operator.call("slot_remove", {"slot": added["slot"]})
+    await operator.call("lock")
+    with pytest.raises(WrongPassphraseError):
+        await operator.call("unlock", {}, PASSPHRASE)
+    with pytest.raises(BadRequestError, match="no such type"):
+        await (await proven_with(house, OTHER)).call("slot_add", {"type": "dna"}, OTHER)
+
+
+async def proven_with(house: House, passphrase: bytes) -> Peer:
+    """Unlock or prove by *passphrase*, as if the last wrong guess were long ago."""
+    house.core.throttle.__init__()  # type: ignore[misc]
+    peer = await house.operator(proven=False)
+    await peer.call("unlock" if house.core.vault.locked else "prove", {}, passphrase)
+    return peer
+
+
+async def test_change_passphrase_and_rekey(house: House) -> None:
+    operator = await filled(house)
+    await operator.call("change_passphrase", {"log_n": LOG_N}, OTHER)
+    with pytest.raises(WrongPassphraseError):
+        await (await house.operator(proven=False)).call("prove", {}, PASSPHRASE)
+    key = (await operator.call("status"))["vault"]
+    changed = await (await proven_with(house, OTHER)).call("rekey", {"log_n": LOG_N}, PASSPHRASE)
+    assert changed["vault"] != key
+    assert (await operator.call("reveal", {"name": "TOKEN"}))[1] == b"one"
+    verdict = await operator.call("audit_verify")
+    assert verdict["ok"], verdict
+    await operator.call("lock")
+    assert (await operator.call("unlock", {}, PASSPHRASE))["already"] is False
+
+
+async def test_export_and_restore(house: House, tmp_path: Path) -> None:
+    operator = await filled(house)
+    with (tmp_path / "copy").open("wb") as copy:
+        await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(copy.fileno(),))
+    await operator.call("rm", {"name": "TOKEN"})
+    with (tmp_path / "copy").open("rb") as copy, pytest.raises(WrongPassphraseError):
+        await operator.call("restore_vault", {}, PASSPHRASE, fds=(copy.fileno(),))
+    peer = await proven_with(house, PASSPHRASE)
+    with (tmp_path / "copy").open("rb") as copy:
+        await peer.call("restore_vault", {}, OTHER, fds=(copy.fileno(),))
+    assert (await peer.call("reveal", {"name": "TOKEN"}))[1] == b"one"
+    assert (await peer.call("audit_verify"))["ok"] is True
+
+
+async def test_files_must_come_with_the_requests_that_need_them(house: House) -> None:
+    operator = await filled(house)
+    with pytest.raises(BadRequestError, match="one open file"):
+        await operator.call("export", {"log_n": LOG_N}, OTHER)
+    before = len(os.listdir("/proc/self/fd"))
+    with Path("/dev/null").open() as null:
+        with pytest.raises(BadRequestError, match="not 2"):
+            await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(null.fileno(), null.fileno()))
+        await operator.call("status", fds=(null.fileno(),))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_the_record_is_read_in_pages_and_verifies(house: House) -> None:
+    operator = await filled(house)
+    agent = await house.agent()
+    for _ in range(5):
+        await agent.call("get_secret", {"name": "TOKEN"})
+    page = await operator.call("audit", {"secret": "TOKEN", "limit": 4})
+    assert len(page["entries"]) == 4
+    assert page["more"] is True
+    rest = await operator.call("audit", {"secret": "TOKEN", "after": page["entries"][-1]["n"]})
+    actions = [entry["action"] for entry in page["entries"] + rest["entries"]]
+    assert actions.count("get_secret") == 5
+    assert (await operator.call("audit_verify"))["ok"] is True
+
+
+async def test_status_and_lock_do_not_need_the_record(house: House) -> None:
+    operator = await filled(house)
+    house.core.record.close()
+    assert (await operator.call("status"))["state"] == "unlocked"
+    await operator.call("lock")
+    assert house.core.vault.locked
+
+
+async def test_lock_overtakes_a_derivation(house: House) -> None:
+    operator = await filled(house)
+    await operator.call("lock")
+    peer = await house.operator(proven=False)
+    unlocking = await peer.ask("unlock", {}, PASSPHRASE)
+    locking = await peer.ask("lock")
+    answers = dict([_outcome(await peer.answer()), _outcome(await peer.answer())])
+    assert answers[locking] is None
+    assert house.core.vault.locked or isinstance(answers[unlocking], LockedError) is False
+
+
+def _outcome(answer: Any) -> tuple[int, AvaultError | None]:
+    return answer[0].id, answer[0].error
+
+
+async def test_too_many_requests_at_once(house: House) -> None:
+    await filled(house)
+    peer = await house.operator(proven=False)
+    for _ in range(12):
+        await peer.ask("prove", {}, PASSPHRASE)
+    assert isinstance(await peer.closed(), BusyError)
+
+
+async def test_the_arena_holds_nothing_but_the_keys_when_all_is_quiet(house: House, tmp_path: Path) -> None:
+    operator = await house.init()
+    await trio.testing.wait_all_tasks_blocked()
+    keys = house.core.arena.in_use
+    await house.put(operator, TOKEN=b"x" * limits.MAX_VALUE)
+    await operator.call("reveal", {"name": "TOKEN"})
+    with (tmp_path / "copy").open("wb") as copy:
+        await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(copy.fileno(),))
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.core.arena.in_use == keys
+    await operator.call("lock")
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.core.arena.in_use == 0
+    assert not house.core.arena.mapped

@@ -1,0 +1,413 @@
+"""Connections: what is served, in which order, and that nobody can harm anybody else."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from support.house import PASSPHRASE, House, Peer, open_house
+
+from avault_daemon.inbox import MESSAGE_TIMEOUT
+from avault_daemon.outbox import MAX_QUEUED
+from avault_daemon.server import listen
+from avault_daemon.settings import Settings
+from avault_protocol import (
+    AlreadyBoundError,
+    BadRequestError,
+    BusyError,
+    LockedError,
+    NotGrantedError,
+    RequestTimeoutError,
+    TooLargeError,
+    UninitializedError,
+    UnknownAgentError,
+    limits,
+    pack_notification,
+    pack_request,
+)
+
+VALUE = b"7250119083:AAF-a-token"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path) as house:
+        yield house
+
+
+async def granted(house: House, **secrets: bytes) -> Peer:
+    """Make a vault with secrets, all of them granted to cobot/telegram; return the operator's connection."""
+    operator = await house.init()
+    await house.put(operator, **(secrets or {"TOKEN": VALUE}))
+    await operator.call(
+        "grant",
+        {
+            "agent": "cobot",
+            "plugin": "telegram",
+            "secrets": list(secrets or {"TOKEN": VALUE}),
+            "uids": [os.getuid()],
+        },
+    )
+    return operator
+
+
+async def test_a_granted_secret_is_served(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    result, value = await agent.call("get_secret", {"name": "TOKEN"})
+    assert result == {"name": "TOKEN", "version": 1, "encoding": "text"}
+    assert value == VALUE
+
+
+async def test_requests_that_come_together_are_answered_in_order(house: House) -> None:
+    await granted(house, TOKEN=VALUE, OTHER=b"other value")
+    agent = await house.agent(secrets=("TOKEN", "OTHER"))
+    names = ["TOKEN", "OTHER", "NOWHERE", "TOKEN"] * 40  # more than one batch
+    await agent.send(
+        b"".join(pack_request(n, "get_secret", {"name": name}) for n, name in enumerate(names, 100))
+    )
+    for number, name in enumerate(names, 100):
+        response, value = await agent.answer()
+        assert response.id == number
+        assert value == {"TOKEN": VALUE, "OTHER": b"other value", "NOWHERE": None}[name]
+    assert house.core.record.number >= len(names) // 2
+
+
+async def test_a_byte_at_a_time(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    for byte in pack_request(7, "get_secret", {"name": "TOKEN"}):
+        await agent.send(bytes([byte]))
+        await trio.testing.wait_all_tasks_blocked()
+    assert (await agent.answer())[1] == VALUE
+
+
+async def test_hello_comes_first_and_once(house: House) -> None:
+    await granted(house)
+    peer = await house.connect(house.core.places.agent_socket)
+    with pytest.raises(BadRequestError, match="hello comes first"):
+        await peer.call("get_secret", {"name": "TOKEN"})
+    hello = {"protocol": 1, "plugin": "telegram", "secrets": ["TOKEN"]}
+    await peer.call("hello", hello)
+    with pytest.raises(BadRequestError, match="said hello already"):
+        await peer.call("hello", hello)
+    assert (await peer.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+
+
+async def test_another_protocol_is_refused_by_number(house: House) -> None:
+    await granted(house)
+    peer = await house.connect(house.core.places.agent_socket)
+    with pytest.raises(BadRequestError, match="protocol 2"):
+        await peer.call("hello", {"protocol": 2, "plugin": "telegram", "secrets": []})
+
+
+@pytest.mark.parametrize("method", ["status", "lock", "put", "reveal", "nonsense", ""])
+async def test_an_agents_socket_has_no_operators_methods(house: House, method: str) -> None:
+    await granted(house)
+    agent = await house.agent()
+    with pytest.raises(BadRequestError, match="unknown method"):
+        await agent.call(method)
+    assert house.core.vault.unlocked
+
+
+async def test_an_operators_socket_has_no_agents_methods(house: House) -> None:
+    operator = await house.init()
+    with pytest.raises(BadRequestError, match="unknown method"):
+        await operator.call("get_secret", {"name": "TOKEN"})
+
+
+async def test_without_a_vault_hello_says_so(house: House) -> None:
+    with pytest.raises(UninitializedError):
+        await house.agent()
+
+
+async def test_no_hello_in_time_ends_the_connection(house: House, mock_clock: trio.testing.MockClock) -> None:
+    house.patience = math.inf
+    await granted(house)
+    early = await house.agent()
+    late = await house.connect(house.core.places.agent_socket)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(limits.HELLO_TIMEOUT - 0.1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(house.server.agents) == 2
+    mock_clock.jump(0.1)
+    assert isinstance(await late.closed(), RequestTimeoutError)
+    assert (await early.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+
+
+@pytest.mark.parametrize(
+    ("rubbish", "kind"),
+    [
+        (b"\xc1", BadRequestError),
+        (b"GET / HTTP/1.1\r\n\r\n", BadRequestError),
+        (b"\x94\x00\x01\xa5hello\x91" + b"\x91" * 40, TooLargeError),
+        (b"\xdd\xff\xff\xff\xff", TooLargeError),
+        (b"\x94\x00\x01\xdb\x7f\xff\xff\xff", TooLargeError),
+        (pack_notification("locked", {}), BadRequestError),
+        (pack_request(1, "hello", {}, 3) + b"abc", BadRequestError),
+    ],
+)
+async def test_rubbish_ends_the_connection_with_a_reason_and_nobody_else_notices(
+    house: House, rubbish: bytes, kind: type[Exception]
+) -> None:
+    await granted(house)
+    polite = await house.agent()
+    peer = await house.connect(house.core.places.agent_socket)
+    await peer.send(rubbish)
+    assert isinstance(await peer.closed(), kind)
+    assert (await polite.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+
+
+async def test_rubbish_on_the_operators_socket(house: House) -> None:
+    await granted(house)
+    for rubbish in (b"\xc1", b"GET / HTTP/1.1\r\n\r\n", pack_notification("locked", {})):
+        peer = await house.connect(house.core.places.operator_socket)
+        await peer.send(rubbish)
+        assert isinstance(await peer.closed(), BadRequestError)
+    peer = await house.connect(house.core.places.operator_socket)
+    await peer.send(pack_request(1, "prove", {}, 1)[:-2] + b"\xc6\x00\x10\x00\x01")
+    assert isinstance(await peer.closed(), TooLargeError)
+    assert (await (await house.operator()).call("status"))["state"] == "unlocked"
+
+
+async def test_a_connection_that_ends_within_a_message(house: House) -> None:
+    await granted(house)
+    peer = await house.connect(house.core.places.operator_socket)
+    await peer.send(pack_request(1, "prove", {}, 20) + b"half")
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert isinstance(await peer.closed(), BadRequestError)
+    assert house.core.arena.in_use == (await idle_arena(house))
+
+
+async def idle_arena(house: House) -> int:
+    """What the arena holds when nothing is under way: the keys."""
+    await trio.testing.wait_all_tasks_blocked()
+    return house.core.arena.in_use
+
+
+async def test_an_operators_message_must_be_complete_in_time(
+    house: House, mock_clock: trio.testing.MockClock
+) -> None:
+    house.patience = math.inf
+    await granted(house)
+    before = await idle_arena(house)
+    peer = await house.connect(house.core.places.operator_socket)
+    await peer.send(pack_request(1, "prove", {}, 20) + b"half")
+    assert await idle_arena(house) > before
+    mock_clock.jump(MESSAGE_TIMEOUT)
+    assert isinstance(await peer.closed(), RequestTimeoutError)
+    assert await idle_arena(house) == before
+
+
+async def test_one_process_holds_a_plugin_and_may_say_so_again(house: House) -> None:
+    await granted(house)
+    first, second = await house.agent(), await house.agent()
+    assert (await first.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    assert (await second.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+
+
+async def test_another_process_is_refused_while_the_first_lives(house: House) -> None:
+    await granted(house)
+    await house.agent()
+    code = (
+        "import sys\nfrom avault_client import *\n"
+        "try:\n Vault(agent='cobot', plugin='telegram', secrets=['TOKEN']).get_secret('TOKEN')\n"
+        "except AvaultError as error:\n print(error.code)\n"
+    )
+    said = await trio.run_process(
+        [os.sys.executable, "-c", code],  # type: ignore[attr-defined]
+        env={**os.environ, "AVAULT_RUNTIME_DIR": str(house.core.places.runtime_dir)},
+        capture_stdout=True,
+    )
+    assert said.stdout.decode().strip() == AlreadyBoundError.code
+
+
+async def test_an_unknown_caller_is_refused_and_filed(house: House) -> None:
+    operator = await granted(house)
+    with pytest.raises(UnknownAgentError):
+        await house.agent(agent="stranger", plugin="helper")
+    (request,) = (await operator.call("requests"))["requests"]
+    assert (request["kind"], request["agent"], request["plugin"]) == ("agent", "stranger", "helper")
+    assert request["pid"] == os.getpid()
+
+
+async def test_what_is_not_granted_and_what_does_not_exist_look_the_same(house: House) -> None:
+    operator = await granted(house, TOKEN=VALUE, SECRET=b"another's")
+    await operator.call("revoke", {"agent": "cobot", "secrets": ["SECRET"]})
+    agent = await house.agent(secrets=("TOKEN", "SECRET", "NOWHERE"))
+    with pytest.raises(NotGrantedError) as other:
+        await agent.call("get_secret", {"name": "SECRET"})
+    with pytest.raises(NotGrantedError) as nobodys:
+        await agent.call("get_secret", {"name": "NOWHERE"})
+    assert other.value.to_wire() == nobodys.value.to_wire()
+
+
+async def test_a_revocation_acts_on_open_connections(house: House) -> None:
+    operator = await granted(house)
+    agent = await house.agent()
+    assert (await agent.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    await operator.call("revoke", {"agent": "cobot"})
+    with pytest.raises(NotGrantedError):
+        await agent.call("get_secret", {"name": "TOKEN"})
+
+
+async def test_locked_and_waiting(house: House, mock_clock: trio.testing.MockClock) -> None:
+    house.patience = math.inf
+    operator = await granted(house)
+    agent = await house.agent()
+    await operator.call("lock")
+    await agent.notified("locked")
+    with pytest.raises(LockedError):
+        await agent.call("get_secret", {"name": "TOKEN"})
+    patient = await agent.ask("get_secret", {"name": "TOKEN", "wait": 5})
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(5)
+    response, _ = await agent.answer()
+    assert (response.id, type(response.error)) == (patient, LockedError)
+
+    waiting = await agent.ask("get_secret", {"name": "TOKEN", "wait": 3600})
+    with pytest.raises(LockedError):  # the one that waits does not hold up another
+        await agent.call("get_secret", {"name": "TOKEN"})
+    await operator.call("unlock", {}, PASSPHRASE)
+    response, value = await agent.answer()
+    assert (response.id, value) == (waiting, VALUE)
+    await agent.notified("unlocked")
+
+
+async def test_a_connection_may_have_only_so_many_waiting(house: House) -> None:
+    operator = await granted(house)
+    agent = await house.agent()
+    await operator.call("lock")
+    for _ in range(limits.MAX_OPEN_REQUESTS):
+        await agent.ask("get_secret", {"name": "TOKEN", "wait": 60})
+    with pytest.raises(BusyError):
+        await agent.call("get_secret", {"name": "TOKEN", "wait": 60})
+    await operator.call("unlock", {}, PASSPHRASE)
+    for _ in range(limits.MAX_OPEN_REQUESTS):
+        assert (await agent.answer())[1] == VALUE
+
+
+async def test_notifications_of_grants_and_rotations(house: House) -> None:
+    operator = await granted(house, TOKEN=VALUE)
+    agent = await house.agent(secrets=("TOKEN", "LATER"))
+    await house.put(operator, LATER=b"later")
+    (request,) = (await operator.call("requests"))["requests"]
+    assert request["names"] == ["LATER"]
+    await operator.call("approve", {"ids": [request["id"]]})
+    assert (await agent.notified("granted")).params == {"name": "LATER"}
+    assert (await agent.call("get_secret", {"name": "LATER"}))[1] == b"later"
+    await house.put(operator, LATER=b"newer", TOKEN=b"x", UNRELATED=b"y")
+    rotated = {(await agent.notified("rotated")).params["name"] for _ in range(2)}
+    assert rotated == {"LATER", "TOKEN"}
+
+
+async def test_grants_and_requests_of_a_plugin(house: House) -> None:
+    await granted(house)
+    agent = await house.agent(secrets=("TOKEN", "OTHER"))
+    assert await agent.call("grants") == {"granted": ["TOKEN"], "waiting": ["OTHER"]}
+    assert await agent.call("request", {"name": "TOKEN"}) == {"granted": True, "id": None}
+    asked = await agent.call("request", {"name": "THIRD", "reason": "to post"})
+    assert asked["granted"] is False
+    assert isinstance(asked["id"], int)
+
+
+async def test_many_connections_of_one_uid(tmp_path: Path) -> None:
+    async with open_house(tmp_path, Settings(max_connections_per_uid=3)) as house:
+        operator = await house.init()
+        peers = [await house.operator(proven=False) for _ in range(2)]
+        one_more = await house.connect(house.core.places.operator_socket)
+        assert isinstance(await one_more.closed(), BusyError)
+        peers[0].close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await (await house.operator(proven=False)).call("status"))["state"] == "unlocked"
+        assert (await operator.call("status"))["state"] == "unlocked"
+
+
+async def test_a_peer_that_does_not_read_is_disconnected_and_holds_no_arena(
+    house: House, mock_clock: trio.testing.MockClock
+) -> None:
+    house.patience = math.inf
+    big = b"x" * limits.MAX_VALUE
+    await granted(house, TOKEN=big)
+    before = await idle_arena(house)
+    polite = await house.agent()
+    deaf = await house.agent()
+    request = pack_request(1, "get_secret", {"name": "TOKEN"})
+    deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    house.nursery.start_soon(deaf.send, request * 200)
+    assert await idle_arena(house) == before
+    assert (await polite.call("get_secret", {"name": "TOKEN"}))[1] == big
+    assert len(house.server.agents) == 2
+    mock_clock.jump(limits.SEND_TIMEOUT)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(house.server.agents) == 1
+
+
+async def test_a_slow_reader_gets_all_of_it(house: House) -> None:
+    big = bytes(range(33, 123)) * 360
+    await granted(house, TOKEN=big)
+    agent = await house.agent()
+    await agent.send(pack_request(1, "get_secret", {"name": "TOKEN"}) * 50)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(50):
+        assert (await agent.answer())[1] == big
+
+
+async def test_a_flood_of_notifications_to_a_peer_that_does_not_read(house: House) -> None:
+    operator = await granted(house)
+    deaf = await house.agent()
+    assert len(house.server.agents) == 1
+    deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    (connection,) = house.server.agents
+    for _ in range(20 * MAX_QUEUED):
+        connection.notify("rotated", {"name": "TOKEN"})
+    await trio.testing.wait_all_tasks_blocked()
+    assert not house.server.agents
+    assert (await operator.call("status"))["state"] == "unlocked"
+
+
+async def test_nothing_is_served_that_cannot_be_recorded(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    house.core.record.break_for_test = True  # type: ignore[attr-defined]
+
+
+def test_listen_refuses_a_live_socket_and_takes_a_dead_ones_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    first = listen(path, 0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(BusyError, match="another daemon"):
+        listen(path, 0o600)
+    first.close()
+    listen(path, 0o666).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
+async def test_an_agents_own_socket(house: House) -> None:
+    operator = await granted(house)
+    made = await operator.call("agent_set", {"agent": "boxed", "socket": True})
+    assert made["boundary"] == "sandbox"
+    path = Path(made["mount"]) / "agent.sock"
+    await operator.call("grant", {"agent": "boxed", "plugin": "telegram", "secrets": ["TOKEN"]})
+    peer = await house.connect(path)
+    hello = {"protocol": 1, "plugin": "telegram", "secrets": ["TOKEN"]}
+    assert (await peer.call("hello", hello))["agent"] == "boxed"
+    assert (await peer.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    common = await house.connect(house.core.places.agent_socket)
+    with pytest.raises(UnknownAgentError):
+        await common.call("hello", {**hello, "agent": "boxed"})
+    other = await house.connect(path)
+    with pytest.raises(UnknownAgentError):
+        await other.call("hello", {**hello, "agent": "cobot"})
+    await operator.call("agent_rm", {"agent": "boxed"})
+    await trio.testing.wait_all_tasks_blocked()
+    assert not path.exists()
+    with pytest.raises(NotGrantedError):
+        await peer.call("get_secret", {"name": "TOKEN"})
