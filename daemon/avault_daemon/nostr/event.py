@@ -74,13 +74,15 @@ class Event:
         """
         try:
             fields: Any = json.loads(line.decode())
-            if not _is(fields, dict) or tuple(fields) != _FIELDS:
-                raise ValueError(f"its fields are not {', '.join(_FIELDS)}")
+        except (ValueError, RecursionError):
+            # Its text would quote the line.
+            raise CorruptError("not an event: not JSON in UTF-8") from None
+        if not _is(fields, dict) or tuple(fields) != _FIELDS:
+            raise CorruptError(f"not an event: its fields are not {', '.join(_FIELDS)}")
+        try:
             event = cls(**{**fields, "tags": _frozen(fields["tags"])})
-        except RecursionError:
-            raise CorruptError("not an event: nested too deep") from None
         except ValueError as error:
-            raise CorruptError(f"not an event: {_reason(error)}") from None
+            raise CorruptError(f"not an event: {error}") from None
         if event.line() != line:
             raise CorruptError("an event in a form other than its own")
         return event
@@ -112,15 +114,8 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if _is(value, list) else value
-
-
-def _reason(error: ValueError) -> str:
-    # The texts of json and of the codecs quote what they read; the kind of error is enough here.
-    if isinstance(error, UnicodeError):
-        return "not UTF-8"
-    return "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+def _frozen(tags: Any) -> Any:
+    return tuple(tuple(tag) if _is(tag, list) else tag for tag in tags) if _is(tags, list) else tags
 
 
 def _check_hex(name: str, value: object, length: int) -> None:
