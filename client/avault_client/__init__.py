@@ -44,11 +44,11 @@ from ._vault import Vault as Vault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import AsyncVault as AsyncVault
+else:  # unseen by type checkers, for which any name at all would be there
 
+    def __getattr__(name: str) -> object:
+        if name == "AsyncVault":
+            from ._async import AsyncVault
 
-def __getattr__(name: str) -> object:
-    if name == "AsyncVault":
-        from ._async import AsyncVault
-
-        return AsyncVault
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return AsyncVault
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

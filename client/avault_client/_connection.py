@@ -113,6 +113,8 @@ class Connection:
         Raises `DaemonUnavailableError`, or `BadRequestError` and the like for an answer outside the protocol. After
         any exception, KeyboardInterrupt too, the connection is closed: half an answer may be in it.
         """
+        if self.closed:
+            raise lost(self.path)
         try:
             head = self._conversation.ask(method, params, None if value is None else len(value))
             self._send(head, value, fds)

@@ -51,6 +51,8 @@ class Line:
         self.declared: set[str] = set()
         self.value = b""
         self.fds: list[int] = []
+        self.greeted = False  # its hello has been answered, so it may be told things
+        self._sending = threading.Lock()
 
     def requests(self) -> Iterator[Request]:
         """Yield what arrives; `value` and `fds` belong to the request yielded last."""
@@ -74,9 +76,9 @@ class Line:
         buffer += data
 
     def send(self, *data: bytes) -> None:
-        """Send bytes as they are."""
-        for part in data:
-            self.socket.sendall(part)
+        """Send bytes as they are, in one piece: the test's thread sends notifications in between."""
+        with self._sending:
+            self.socket.sendall(b"".join(data))
 
     def answer(self, request: Request, result: dict[str, object], value: bytes | None = None) -> None:
         """Answer *request*."""
@@ -190,6 +192,10 @@ class Peer:
         """Return what was asked, in order."""
         return [method for _, method, _ in self.asked]
 
+    def greeted(self) -> int:
+        """Return how many connections have had the answer to their hello, since the last start."""
+        return sum(line.greeted for line in tuple(self.lines))
+
     def count(self, method: str) -> int:
         """Return how often *method* was asked."""
         return self.methods().count(method)
@@ -254,6 +260,9 @@ class Peer:
             raise BadRequestError("hello: another protocol")
         line.declared = set(params["secrets"])
         line.answer(request, {"protocol": 1, "agent": "a", "plugin": params["plugin"]})
+        with self._changed:
+            line.greeted = True
+            self._changed.notify_all()
 
     def _get_secret(self, line: Line, request: Request) -> None:
         params = params_of(request)
