@@ -89,7 +89,9 @@ class Demo:
         command = [str(BIN / "avault"), *arguments]
         if proof:
             command += ["--passphrase-file", str(self.folder / "passphrase")]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, check=False, env=self.env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         said = f"avault {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         expect(done.returncode == status, said)
         return done.stdout
@@ -97,7 +99,7 @@ class Demo:
     def plugin(self, agent: str, plugin: str, name: str) -> str:
         """Run a plugin in a process of its own; return what it says."""
         command = [sys.executable, "-c", PLUGIN, agent, plugin, name]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, env=self.env, capture_output=True, text=True)
         expect(done.returncode == 0, done.stderr)
         return done.stdout.strip()
 
@@ -134,10 +136,16 @@ def memory_step(demo: Demo, daemon: subprocess.Popen[bytes], when: str) -> None:
     copies = readable_copies(daemon.pid)
     expect(copies in (0, None), f"{copies} copies of values in the memory of avaultd")
     if copies is None:
-        say(f"{when}: the memory of avaultd is closed to every process of this user (root may look: run this as root)")
+        say(
+            f"{when}: the memory of avaultd is closed to every process of this user (root may look: run this as root)"
+        )
         return
-    expect((readable_copies(os.getpid()) or 0) > 0, "the scan does not even find the values in this very process")
-    say(f"{when}: root finds 0 copies of the values in the memory of avaultd, and finds them in this script's")
+    expect(
+        (readable_copies(os.getpid()) or 0) > 0, "the scan does not even find the values in this very process"
+    )
+    say(
+        f"{when}: root finds 0 copies of the values in the memory of avaultd, and finds them in this script's"
+    )
 
 
 def run(demo: Demo) -> None:
@@ -159,12 +167,18 @@ def run(demo: Demo) -> None:
         demo.avault("grant", "cobot/weather", "WEATHER_API_KEY", proof=True)
         say("avault grant: one secret for plugin telegram, one for plugin weather of agent cobot")
 
-        expect(demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == got("TELEGRAM_BOT_TOKEN"), "not served")
+        expect(
+            demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == got("TELEGRAM_BOT_TOKEN"), "not served"
+        )
         say("telegram gets its own secret")
-        expect(demo.plugin("cobot", "telegram", "WEATHER_API_KEY") == "refused not_granted", "served to telegram")
+        expect(
+            demo.plugin("cobot", "telegram", "WEATHER_API_KEY") == "refused not_granted", "served to telegram"
+        )
         say("telegram is refused weather's secret")
 
-        expect(demo.plugin("stranger", "helper", "SPARE_KEY") == "refused unknown_agent", "a stranger was let in")
+        expect(
+            demo.plugin("stranger", "helper", "SPARE_KEY") == "refused unknown_agent", "a stranger was let in"
+        )
         waiting = json.loads(demo.avault("requests", "--json"))["requests"]
         strangers = [request for request in waiting if request["agent"] == "stranger"]
         expect([request["names"] for request in strangers] == [["SPARE_KEY"]], "not among the requests")
@@ -181,12 +195,16 @@ def run(demo: Demo) -> None:
 
         demo.avault("audit", "--verify")
         record = demo.avault("audit")
-        expect("TELEGRAM_BOT_TOKEN" in record and "not_granted" in record, "uses or refusals are not on record")
+        expect(
+            "TELEGRAM_BOT_TOKEN" in record and "not_granted" in record, "uses or refusals are not on record"
+        )
         say("every use and every refusal is on record, and the record verifies")
 
         memory_step(demo, daemon, "unlocked")
         demo.avault("lock")
-        expect(demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == "refused locked", "served while locked")
+        expect(
+            demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == "refused locked", "served while locked"
+        )
         say("after avault lock nothing is served")
         memory_step(demo, daemon, "locked")
 

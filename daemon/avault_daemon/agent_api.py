@@ -139,4 +139,3 @@ class AgentConversation:
     def concerns(self, name: str) -> bool:
         """Report whether the plugin is granted the secret *name* now."""
         return name in self._granted
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -258,7 +259,7 @@ class OperatorConnection:
         self._outbox.pump()
 
 
-def _release(answers: list[tuple[int, Answer | AvaultError]]) -> None:
+def _release(answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:
     for _, answer in answers:
         if isinstance(answer, Answer) and answer.opened is not None:
             answer.opened.release()

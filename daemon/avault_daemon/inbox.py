@@ -80,7 +80,8 @@ class Inbox:
             if self._extent is not None and self._extent.end <= self._have:
                 return self._cut(slot, self._extent)
             if not await self._fill(self._room()):
-                return self._end()
+                self._end()
+                return None
 
     def _room(self) -> Slot:
         """Return the slot, made large enough for the message, as far as its size is known, and for one byte more."""

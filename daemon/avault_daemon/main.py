@@ -1,6 +1,5 @@
 """The daemon's entry point: harden, put the parts together, confine, serve until told to stop."""
 
-# ruff: noqa: E402
 from . import confine
 
 # The first statement of the process: from here on no other process of this uid may look into it.
@@ -115,7 +114,9 @@ async def serve(core: Core) -> None:
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
-            log.info("avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket)
+            log.info(
+                "avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket
+            )
             async for signum in signals:
                 core.vault.lock()
                 log.info("stopping on %s", signal.Signals(signum).name)

@@ -152,7 +152,9 @@ class Server:
             refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
             return
         self._per_uid[caller.uid] += 1
-        self._nursery.start_soon(self._converse, sock, caller, self._core.bindings.processes.join(process), operator)
+        self._nursery.start_soon(
+            self._converse, sock, caller, self._core.bindings.processes.join(process), operator
+        )
 
     async def _converse(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
         scope = trio.CancelScope()

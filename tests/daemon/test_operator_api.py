@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 
 from avault_protocol import (
     METHODS,
@@ -29,6 +28,7 @@ from avault_protocol import (
     WrongPassphraseError,
     limits,
 )
+from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 
 OTHER = b"another passphrase altogether"
 
@@ -67,7 +67,7 @@ OPERATORS = [method for method in METHODS.values() if method.socket == OPERATOR]
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncGenerator[House]:
     async with open_house(tmp_path) as house:
         yield house
 
@@ -322,7 +322,7 @@ async def test_files_must_come_with_the_requests_that_need_them(house: House) ->
     with pytest.raises(BadRequestError, match="one open file"):
         await operator.call("export", {"log_n": LOG_N}, OTHER)
     before = len(os.listdir("/proc/self/fd"))
-    with Path("/dev/null").open() as null:
+    async with await trio.open_file("/dev/null") as null:
         with pytest.raises(BadRequestError, match="not 2"):
             await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(null.fileno(), null.fileno()))
         await operator.call("status", fds=(null.fileno(),))

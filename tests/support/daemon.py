@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ class RunningDaemon:
 
     def start(self) -> None:
         """Start it and wait until it answers; AssertionError with its log if it ends instead."""
-        command = [BIN / "avaultd", "--state-dir", self.state_dir, *self.arguments]
+        command = [str(BIN / "avaultd"), "--state-dir", str(self.state_dir), *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -81,7 +81,7 @@ class RunningDaemon:
         """Run the command `avault`; *passphrase* reaches it by a descriptor."""
         if passphrase is None:
             return subprocess.run(
-                [BIN / "avault", *arguments], env=self.env, input=stdin, capture_output=True
+                [BIN / "avault", *arguments], check=False, env=self.env, input=stdin, capture_output=True
             )
         read, write = os.pipe()
         try:
@@ -89,6 +89,7 @@ class RunningDaemon:
             os.close(write)
             return subprocess.run(
                 [BIN / "avault", *arguments, "--passphrase-fd", str(read)],
+                check=False,
                 env=self.env,
                 input=stdin,
                 capture_output=True,
@@ -101,7 +102,7 @@ class RunningDaemon:
 @contextmanager
 def running_daemon(
     folder: Path, *, config: str = CONFIG, arguments: Sequence[str] = (), env: dict[str, str] | None = None
-) -> Iterator[RunningDaemon]:
+) -> Generator[RunningDaemon]:
     """Run a daemon in *folder* for as long as the block lasts."""
     (folder / "config.toml").write_text(config)
     daemon = RunningDaemon(folder, arguments)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import array
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,7 +196,7 @@ def places_in(folder: Path, service: str = "user") -> Places:
 @asynccontextmanager
 async def open_house(
     folder: Path, settings: Settings | None = None, *, service: str = "user"
-) -> AsyncIterator[House]:
+) -> AsyncGenerator[House]:
     """Run a daemon in *folder* for as long as the block lasts."""
     places = places_in(folder, service)
     places.make()

@@ -114,7 +114,7 @@ async def slot_remove(turn: Turn) -> Answer:
 
 async def change_passphrase(turn: Turn) -> Answer:
     """Give a slot another passphrase."""
-    slot = turn.params.get("slot") or turn.proven
+    slot: str = turn.params.get("slot") or turn.proof
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         await turn.core.vault.change_passphrase(slot, passphrase, turn.log_n)
@@ -123,11 +123,9 @@ async def change_passphrase(turn: Turn) -> Answer:
 
 async def rekey(turn: Turn) -> Answer:
     """Give the vault a new key."""
-    if turn.proven is None:
-        raise ProofRequiredError
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
-        dropped = await turn.core.vault.rekey(passphrase, turn.log_n, turn.proven)
+        dropped = await turn.core.vault.rekey(passphrase, turn.log_n, turn.proof)
     turn.core.adopt_key()
     return Answer({"vault": _vault(turn), "dropped": dropped})
 

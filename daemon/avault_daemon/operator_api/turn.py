@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avault_protocol import BadRequestError, limits
+from avault_protocol import BadRequestError, ProofRequiredError, limits
 
 from ..conversation import Answer, Params
 
@@ -34,7 +34,7 @@ class Turn:
     proven: str | None
 
     @contextmanager
-    def passphrase(self) -> Iterator[Slot]:
+    def passphrase(self) -> Generator[Slot]:
         """Give the value as a passphrase in a slot of its own; raise `BadRequestError` if it can be none."""
         value = self.value
         if value is None or not 0 < len(value) <= limits.MAX_PASSPHRASE:
@@ -42,6 +42,13 @@ class Turn:
         with self.core.arena.take(len(value)) as slot:
             slot.view[:] = value
             yield slot
+
+    @property
+    def proof(self) -> str:
+        """The id of the slot that proved this connection; raises `ProofRequiredError` if none has."""
+        if self.proven is None:
+            raise ProofRequiredError
+        return self.proven
 
     @property
     def log_n(self) -> int:
