@@ -27,7 +27,7 @@ from support.victim import KEY, PASSPHRASE, TEXT
 
 TESTS = Path(__file__).parents[1]
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-STEPS = ["adopt", "sign", "converse", "encrypt", "decrypt", "passphrases", "primitives", "thread"]
+STEPS = ["adopt", "sign", "converse", "encrypt", "decrypt", "passphrases", "primitives", "copy", "thread"]
 
 
 def negated(secret: bytes) -> bytes:

@@ -83,8 +83,13 @@ class Victim:
             sodium.xchacha20poly1305_decrypt(out + 128, out + 128, 528, b"", bytes(24), key)
             sodium.memcmp(out, key, KEY)
 
+    def copy(self) -> None:
+        with self.arena.take(TEXT) as slot:
+            for size in (1, 16, 32, 64, 200, 300, TEXT):
+                sodium.copy(slot.address, self.text.address, size)
+
     def work(self) -> None:
-        for step in (self.sign, self.encrypt, self.decrypt, self.passphrases, self.primitives):
+        for step in (self.sign, self.encrypt, self.decrypt, self.passphrases, self.primitives, self.copy):
             step()
 
     def thread(self) -> None:
@@ -119,7 +124,7 @@ class Victim:
         planted = os.read(0, KEY)
         steps: tuple[Callable[[], None], ...] = (
             self.load, self.adopt, self.sign, self.converse, self.encrypt, self.decrypt, self.passphrases,
-            self.primitives, self.thread, self.busy, self.wipe, self.close,
+            self.primitives, self.copy, self.thread, self.busy, self.wipe, self.close,
         )  # fmt: skip
         for step in steps:
             os.read(0, 1)
