@@ -28,12 +28,10 @@ import struct
 from avault_protocol import UnknownAgentError
 
 from .policy import Caller
-from .processes import Process, alive, read_proc, start_time
+from .processes import GONE, Process, alive, read_proc, start_time
 
 SO_PEERPIDFD = 77
 _UCRED = struct.Struct("=iII")
-# ESRCH, EINVAL and ENODATA by kernel: the process has been reaped. (Newer ones give a handle on the dead process.)
-_GONE = (errno.ESRCH, errno.EINVAL, errno.ENODATA)
 # A dozen hierarchies with a path of at most 4 KiB each; a longer text is cut off, which is seen by its missing end.
 _MAX_CGROUP = 64 * 1024
 _MAX_EXE = 256
@@ -131,14 +129,14 @@ def _pidfd_of_peer(connection: socket.socket, pid: int) -> tuple[int, bool]:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD), True
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in GONE:  # newer kernels give a handle on the dead process instead
             raise CallerGoneError from None
         if error.errno != errno.ENOPROTOOPT:
             raise
     try:
         return os.pidfd_open(pid), False
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in GONE:
             raise CallerGoneError from None
         raise
 

@@ -18,6 +18,9 @@ import trio
 Key = tuple[int, int]
 """(pid, start time in clock ticks since boot): names one process for as long as the machine is up."""
 
+GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT, errno.ENODATA)
+"""How kernels say that there is no such process (any more): reaped, or its number is that of a thread now."""
+
 
 class Process:
     """One process, dead or alive, and the pidfd that it owns. Equal to any other with the same pid and start time."""
@@ -38,7 +41,7 @@ class Process:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
-            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: the number is a thread's now
+            if error.errno in GONE:
                 return None
             raise
         process = cls(pid, started, pidfd)
