@@ -21,7 +21,7 @@ from avault_protocol import (
     unpack_head,
 )
 from support import wire
-from support.feeding import feed_all_ways
+from support.feeding import feed_all_ways, single_bytes
 
 Outcome = tuple[int, int, bool] | str | None
 Buffers = Callable[[bytes], bytes | bytearray | memoryview]
@@ -191,6 +191,7 @@ def test_max_elements() -> None:
     assert decode([most]) == (len(most), len(most), False)
     more = wire.array([half, half, b"\x00"])
     assert decode([more]) == "too_large"
+    assert decode([more[:100], more[100:]]) == "too_large", "counted from the start of the message"
 
 
 @pytest.mark.parametrize("lead", [0xDB, 0xDD, 0xDF])
@@ -214,8 +215,7 @@ class Watched(bytes):
 
     def __getitem__(self, key: Any) -> Any:
         Watched.looks += 1
-        found: Any = bytes.__getitem__(self, key)
-        return found
+        return super().__getitem__(key)  # pyright: ignore[reportUnknownVariableType]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,13 @@ def test_one_scanner_serves_a_stream() -> None:
     assert start == len(stream)
 
 
+@pytest.mark.parametrize("size", [None, 3])
+def test_nothing_of_a_message_that_came_in_pieces_is_left_for_the_next(size: int | None) -> None:
+    scanner = Scanner()
+    assert decode(single_bytes(pack_response(8, {}, size)), scanner) is not None
+    assert outcome(scanner, GET) == (len(GET), len(GET), False)
+
+
 # --- properties ---------------------------------------------------------------------------------------------
 
 
@@ -292,7 +299,7 @@ def test_random_bytes(data: bytes) -> None:
 def feed_all_ways_or_none(data: bytes) -> Outcome:
     """Feed random bytes: what follows an incomplete message would complete it, so nothing does."""
     whole = decode([data])
-    assert decode(data[i : i + 1] for i in range(len(data))) == whole
+    assert decode(single_bytes(data)) == whole
     return whole
 
 
