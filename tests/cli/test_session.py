@@ -11,6 +11,7 @@ from avault_client.cli.session import Session
 from avault_protocol import (
     BusyError,
     DaemonUnavailableError,
+    DeniedError,
     LockedError,
     NotFoundError,
     UninitializedError,
@@ -72,6 +73,14 @@ def test_nobody_is_asked_for_a_passphrase_in_vain(method: str, state: str, error
     with pytest.raises(error):
         session_with(operator, Source(file="/not/even/read")).require(method)
     assert operator.methods == ["status"]
+
+
+def test_nobody_is_asked_for_a_passphrase_that_is_not_sent() -> None:
+    operator = Operator(status={"state": "unlocked"})
+    operator.impostor = True
+    with pytest.raises(DeniedError):
+        session_with(operator, Source(file="/not/even/read")).call("rm", {"name": "A"})
+    assert operator.calls == []
 
 
 def test_a_locked_vault_still_lets_deny_be_proven(source: Source) -> None:

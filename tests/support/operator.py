@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from avault_client._operator import OperatorConnection
-from avault_protocol import AvaultError
+from avault_protocol import AvaultError, DeniedError
 
 EMPTY: dict[str, Any] = {}
 
@@ -20,6 +20,7 @@ class Operator:
         self.replies = replies
         self.calls: list[tuple[str, Any, bytes | None]] = []
         self.connections = 0
+        self.impostor = False
         self.closed = 0
 
     def connect(self) -> OperatorConnection:
@@ -44,6 +45,10 @@ class Operator:
     def fetch(self, method: str, params: Mapping[str, object]) -> tuple[Mapping[str, Any], bytearray]:
         result = dict(self.call(method, params))
         return result, result.pop("value")
+
+    def check_server(self) -> None:
+        if self.impostor:
+            raise DeniedError("the server is somebody else")
 
     def close(self) -> None:
         self.closed += 1

@@ -12,6 +12,7 @@ from avault_protocol import WRONG_USE, AvaultError
 
 from . import commands, output
 from .grammar import WrongUse
+from .passphrases import Source
 from .session import Session
 
 TYPE_CHECKING = False
@@ -83,6 +84,9 @@ def run(words: Sequence[str], session: Session) -> int:
     if parsed.flag("help"):
         print(command.help(), end="")
         return 0
+    source = Source.given(parsed)
+    if not source.asks:
+        session.source = source
     outcome = command.run(session, parsed)
     if isinstance(outcome, dict):
         output.show(command, outcome, as_json=parsed.flag("json"))

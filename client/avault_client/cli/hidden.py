@@ -40,6 +40,12 @@ class Hidden:
         """What is in use."""
         return memoryview(self.buffer)[: self.size]
 
+    def copy(self) -> Hidden:
+        """Return the same in a buffer of its own."""
+        made = Hidden(self.size)
+        made.append(self)
+        return made
+
     def append(self, other: Hidden) -> None:
         """Put the content of *other* behind what is in use; there must be room for it."""
         end = self.size + other.size

@@ -48,7 +48,10 @@ def _start(session: Session) -> None:
             stderr=log,
             start_new_session=True,
         )
-    _wait(session, process, begin)
+    try:
+        _wait(session, process, begin)
+    finally:
+        process.returncode = 0  # it is to outlive us: no warning that it does
 
 
 def find_program() -> str:
@@ -95,7 +98,6 @@ def _wait(session: Session, process: subprocess.Popen[bytes], begin: int) -> Non
                 raise _ended(begin) from None
             time.sleep(PAUSE)
         else:
-            process.returncode = 0  # it is to outlive us: nothing to warn of
             return
     raise DaemonUnavailableError(
         f"{PROGRAM} does not answer within {PATIENCE:.0f} s", hint=f"its messages are in {log_path()}"

@@ -21,12 +21,13 @@ CONTINUATION_MASK = 0xC0
 class Source:
     """One place to read passphrases from."""
 
-    __slots__ = ("fd", "file", "prefix")
+    __slots__ = ("fd", "file", "kept", "prefix")
 
     def __init__(self, fd: int | None = None, file: str | None = None, prefix: str = "") -> None:
         self.fd = fd
         self.file = file
         self.prefix = prefix
+        self.kept: Hidden | None = None
 
     @classmethod
     def given(cls, parsed: Parsed, prefix: str = "") -> Source:
@@ -35,6 +36,17 @@ class Source:
         if fd is not None and file is not None:
             raise WrongUse(f"--{prefix}passphrase-fd and --{prefix}passphrase-file exclude each other")
         return cls(fd, file, prefix)
+
+    def keep(self, what: str) -> None:
+        """Read from a descriptor now what is asked for later, as often as it is; `forget` ends that."""
+        if self.fd is not None:
+            self.kept = self.read(what)
+
+    def forget(self) -> None:
+        """Wipe what was kept."""
+        if self.kept is not None:
+            self.kept.wipe()
+        self.kept = None
 
     @property
     def asks(self) -> bool:
@@ -59,6 +71,8 @@ class Source:
         return normalised(line)
 
     def _read(self, what: str) -> Hidden:
+        if self.kept is not None:
+            return self.kept.copy()
         if self.fd is not None:
             return read_line(self.fd, MAX_PASSPHRASE, "the passphrase")
         if self.file is not None:

@@ -70,13 +70,11 @@ class Session:
             self.close()
             raise
 
-    def state(self) -> str:
-        """Return the state of the vault."""
-        return str(self.call("status")["state"])
-
     def require(self, method: str) -> None:
-        """Raise the error that *method* would give in the present state, before anyone is asked for a passphrase."""
-        code = METHODS[method].states[self.state()]
+        """Raise, before anyone is asked for a passphrase, the error that *method* would give in the present state,
+        or the one for a server that no passphrase is sent to."""
+        self.connection().check_server()
+        code = METHODS[method].states[self.call("status")["state"]]
         if code not in (SERVE, WAIT):
             raise ERRORS[code]()
 

@@ -107,7 +107,7 @@ def fish(known: list[Command]) -> str:
     first = dict.fromkeys(command.name.split()[0] for command in known)
     for word in first:
         summary = next(command.summary for command in known if command.name.split()[0] == word)
-        lines.append(f"complete -c avault -n __fish_use_subcommand -a {word} -d {_quoted(summary)}")
+        lines.append(f"complete -c avault -n __fish_use_subcommand -a {word} -d {quoted(summary)}")
     for command in known:
         lines += _fish_of(command)
     return "\n".join(lines) + "\n"
@@ -118,7 +118,7 @@ def _fish_of(command: Command) -> list[str]:
     seen = f"__fish_seen_subcommand_from {first}"
     lines: list[str] = []
     if second:
-        lines.append(f"complete -c avault -n {_quoted(seen)} -a {second[0]} -d {_quoted(command.summary)}")
+        lines.append(f"complete -c avault -n {quoted(seen)} -a {second[0]} -d {quoted(command.summary)}")
         seen += f"; and __fish_seen_subcommand_from {second[0]}"
     lines += [_fish_option(seen, option) for option in command.options]
     lines += [
@@ -131,15 +131,16 @@ def _fish_of(command: Command) -> list[str]:
 
 def _fish_option(seen: str, option: Option) -> str:
     takes = "" if option.metavar is None else " -r -F" if option.metavar == FILE else " -x"
-    return f"complete -c avault -n {_quoted(seen)} -l {option.name}{takes} -d {_quoted(option.meaning)}"
+    return f"complete -c avault -n {quoted(seen)} -l {option.name}{takes} -d {quoted(option.meaning)}"
 
 
 def _fish_argument(seen: str, argument: Argument) -> str:
-    what = "-F" if argument.name == FILE else f"-a {_quoted(' '.join(argument.choices))}"
-    return f"complete -c avault -n {_quoted(seen)} {what} -d {_quoted(argument.meaning)}"
+    what = "-F" if argument.name == FILE else f"-a {quoted(' '.join(argument.choices))}"
+    return f"complete -c avault -n {quoted(seen)} {what} -d {quoted(argument.meaning)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return *text* as one word of fish."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

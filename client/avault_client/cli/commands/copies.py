@@ -49,6 +49,7 @@ def restore_vault(session: Session, parsed: Parsed) -> Result:
     """Replace the vault by a copy."""
     fd = os.open(parsed.text(FILE), os.O_RDONLY | os.O_CLOEXEC)
     try:
+        session.require("restore_vault")
         with Source.given(parsed, "copy-").read("the copy") as passphrase:
             restored = _restore(session, fd, passphrase)
     finally:

@@ -9,7 +9,6 @@ import sys
 from avault_client import cli
 from avault_client.cli.grammar import PROOF, Command, WrongUse
 from avault_client.cli.hidden import read_line
-from avault_client.cli.passphrases import Source
 from avault_protocol import BadRequestError
 from avault_protocol.limits import MAX_VALUE
 
@@ -27,11 +26,15 @@ END = ("exit", "quit")
 
 def shell(session: Session, parsed: Parsed) -> int:
     """Run commands, one a line, until the end of input."""
-    session.source = Source.given(parsed)
-    if os.isatty(STDIN):
-        return _converse(session)
-    session.line_of_input = _value
-    return _obey(session)
+    source = session.source
+    source.keep("the vault")
+    try:
+        if os.isatty(STDIN):
+            return _converse(session)
+        session.line_of_input = _value
+        return _obey(session)
+    finally:
+        source.forget()
 
 
 def _converse(session: Session) -> int:

@@ -54,7 +54,7 @@ def _holdings(told: Result) -> str:
 
 def _memory(memory: Result) -> str:
     use = (
-        f"{memory['in_use']:,} of {memory['budget'] / MEBIBYTE:g} MiB in use"
+        f"{memory['in_use']:,} bytes of {memory['budget'] / MEBIBYTE:g} MiB in use"
         if memory["mapped"]
         else "not mapped"
     )

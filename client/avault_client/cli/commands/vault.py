@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from avault_client.cli.grammar import PROOF, Command, Option
-from avault_client.cli.passphrases import Source
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKED,
@@ -29,21 +28,22 @@ def log_n(parsed: Parsed) -> dict[str, int]:
     return {} if number is None else {"log_n": number}
 
 
-def _begin(session: Session, parsed: Parsed) -> str:
-    """Start the daemon if that was asked for; return the state of the vault."""
+def _begin(session: Session, parsed: Parsed) -> Result:
+    """Start the daemon if that was asked for; return its status."""
     if parsed.flag("start"):
         from avault_client.cli import launch
 
         launch.ensure(session)
-    return session.state()
+    return session.call("status")
 
 
 def init(session: Session, parsed: Parsed) -> Result:
     """Make the vault, and unlock it."""
     params = log_n(parsed)
-    if _begin(session, parsed) != UNINITIALIZED:
+    if _begin(session, parsed)["state"] != UNINITIALIZED:
         raise BadRequestError("there is a vault already", hint="see: avault status")
-    with Source.given(parsed).read_new("the new vault") as passphrase:
+    session.require("init")
+    with session.source.read_new("the new vault") as passphrase:
         made = session.call("init", params, passphrase.view, working="making the vault")
     session.proven = True
     return made
@@ -57,11 +57,12 @@ def _init_lines(made: Result) -> Iterator[str]:
 def unlock(session: Session, parsed: Parsed) -> Result:
     """Unlock the vault; an unlocked one is fine."""
     seconds = parsed.number("timeout")
-    if _begin(session, parsed) == UNLOCKED:
-        return session.call("unlock")
+    status = _begin(session, parsed)
+    if status["state"] == UNLOCKED:
+        return {"already": True, "slot": None, "vault": status["vault"]}
     session.require("unlock")
     slot = parsed.optional("slot")
-    with Source.given(parsed).read("the vault") as passphrase:
+    with session.source.read("the vault") as passphrase:
         params = {"slot": slot} if slot else {}
         try:
             done = session.call("unlock", params, passphrase.view, working="unlocking", timeout=seconds)
