@@ -40,14 +40,14 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 class Bindings:
     """The processes that hold plugins; *path* is where this outlives the daemon.
 
-    `processes` is the registry whose `Processes.deaths` the server awaits, and hands what it gets to `drop`.
+    `path` is that file. `processes` is the registry whose `Processes.deaths` the server awaits, and hands what it gets to `drop`.
     *boot* is this boot's id, the kernel's if left out. `warnings` says what was wrong with the file, if anything.
     """
 
     def __init__(self, path: Path, *, boot: str | None = None) -> None:
         self.processes = Processes()
         self.warnings: list[str] = []
-        self._path = path
+        self.path = path
         self._boot = boot or Path(_BOOT_ID).read_text().strip()
         self._held: dict[Plugin, list[Process]] = {}
         self._restore()
@@ -78,8 +78,8 @@ class Bindings:
         except OSError as error:
             self._release((agent, plugin), process)
             raise StorageFailedError(
-                f"{self._path.name} could not be written: {os.strerror(error.errno or 0).lower()}",
-                hint=f"mend {self._path.parent}, then try again",
+                f"{self.path.name} could not be written: {os.strerror(error.errno or 0).lower()}",
+                hint=f"mend {self.path.parent}, then try again",
             ) from error
 
     def holders(self, agent: str, plugin: str) -> list[int]:
@@ -117,13 +117,13 @@ class Bindings:
         holders = [
             [*held, process.pid, process.started] for held, them in self._held.items() for process in them
         ]
-        beside = self._path.with_suffix(".new")
+        beside = self.path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(beside, flags, 0o600), "w", encoding="ascii") as file:
             json.dump({"boot": self._boot, "holders": holders}, file)
-        beside.rename(self._path)
+        beside.rename(self.path)
 
     def _restore(self) -> None:
         """Take up the holders of the last run that still live.
@@ -139,7 +139,7 @@ class Bindings:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            self.warnings.append(f"{self._path} is not what avault wrote, so nobody holds a plugin: {error}")
+            self.warnings.append(f"{self.path} is not what avault wrote, so nobody holds a plugin: {error}")
             _logger.warning("%s", self.warnings[-1])
             return
         for agent, plugin, pid, started in entries:
@@ -148,7 +148,7 @@ class Bindings:
 
     def _read(self) -> list[tuple[str, str, int, int]]:
         """Return the entries of the file, none if it is of an earlier boot; ValueError if it is not ours."""
-        with open(self._path, "rb", opener=_open_plainly) as file:
+        with open(self.path, "rb", opener=_open_plainly) as file:
             status = os.fstat(file.fileno())
             if status.st_uid != os.geteuid():
                 raise ValueError(f"it belongs to uid {status.st_uid}")
