@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from avault_protocol import (
+    BadRequestError,
     BusyError,
     CorruptError,
     InternalError,
@@ -233,7 +235,9 @@ def _place(point: Point) -> str:
 
 
 def read_bounded(fd: int) -> bytes:
-    """Return what is left to read in *fd*; `TooLargeError` over `MAX_SIZE`."""
+    """Return what is left to read in *fd*; `TooLargeError` over `MAX_SIZE`, `BadRequestError` if it is no file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise BadRequestError("not a regular file")
     with open(fd, "rb", closefd=False) as file:
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:

@@ -187,8 +187,8 @@ class Vault(Door):
         """Announce the key *fresh* and *write* the file that is under it; neither happens without the other."""
         try:
             with fresh.held():
+                self._tell("key", new=fresh.public)  # the record signs this by the old key
                 self._switching = True
-                self._tell("key", new=fresh.public)
                 return await _to_its_end(write)
         except BaseException:
             fresh.close()

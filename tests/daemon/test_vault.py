@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -428,9 +429,7 @@ async def test_directories_and_files_are_for_their_owner_alone(house: House) -> 
 async def test_writers_take_turns(house: House) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(20):
-            nursery.start_soon(
-                lambda number=number: house.place.put(house.vault, **{f"S{number}": str(number)})
-            )
+            nursery.start_soon(partial(house.place.put, house.vault, **{f"S{number}": str(number)}))
             nursery.start_soon(house.vault.put_agent, COBOT.with_instances(1 + number))
     vault = await house.reopened()
     assert [value_of(vault, f"S{number}") for number in range(20)] == [str(number) for number in range(20)]
@@ -440,7 +439,7 @@ async def test_writers_take_turns(house: House) -> None:
 async def test_a_caller_that_goes_away_leaves_a_whole_write_behind(house: House) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: house.place.put(house.vault, A="1"))
+            nursery.start_soon(partial(house.place.put, house.vault, A="1"))
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
     assert value_of(house.vault, "A") == "1"

@@ -1,0 +1,394 @@
+"""Made, unlocked, locked: also when these meet, and when the file cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from avault_daemon.arena import Arena, Slot
+from avault_daemon.catalog import Catalog
+from avault_daemon.logfile import LogFile
+from avault_daemon.slots import passphrase as passphrases
+from avault_daemon.states import TRANSITIONS, after
+from avault_daemon.vault import Vault
+from avault_protocol import (
+    LOCKED,
+    STATES,
+    UNINITIALIZED,
+    UNLOCKED,
+    UNLOCKING,
+    AvaultError,
+    BadRequestError,
+    BusyError,
+    CorruptError,
+    InternalError,
+    LockedError,
+    NotFoundError,
+    RollbackError,
+    UninitializedError,
+    WrongPassphraseError,
+)
+from support.gates import Gate
+from support.vaults import CHEAP, PASSPHRASE, Place, make_vault, value_of
+
+OTHER = "another passphrase"
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_knows_every_state_and_lock_is_allowed_in_each() -> None:
+    assert set(TRANSITIONS) == set(STATES)
+    for state in STATES:
+        assert after(state, "lock") in (LOCKED, UNINITIALIZED)
+        assert set(TRANSITIONS[state].values()) <= set(STATES)
+
+
+def test_only_a_passphrase_leads_to_unlocked() -> None:
+    leading = {
+        occasion for table in TRANSITIONS.values() for occasion, state in table.items() if state == UNLOCKED
+    }
+    assert leading == {"opened", "restored"}
+
+
+def test_what_cannot_happen_is_an_error() -> None:
+    with pytest.raises(InternalError, match="opened cannot happen to a vault that is locked"):
+        after(LOCKED, "opened")
+
+
+# --- one after the other ------------------------------------------------------------------------------------------
+
+
+async def test_a_life(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    heard: list[str] = []
+    with place.opened() as vault:
+        vault.listeners.append(lambda event, _: heard.append(event))
+        assert await place.init(vault) == "passphrase"
+        assert (vault.state, vault.unlocked, vault.locked) == (UNLOCKED, True, False)
+        public = vault.public
+        assert public is not None
+        for _ in range(2):
+            vault.lock()
+            vault.lock()
+            assert (vault.state, vault.public, place.arena.mapped) == (LOCKED, public, False)
+            assert await place.unlock(vault) == "passphrase"
+        assert heard == ["unlocked", "locked", "unlocked", "locked", "unlocked"]
+    assert heard[-1] == "locked"
+    with place.opened() as vault:
+        assert (vault.state, vault.public, vault.generation) == (LOCKED, public, 1)
+
+
+async def test_a_wrong_passphrase_changes_nothing(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path)
+    for attempt in (place.unlock, prove):
+        vault.lock()
+        with pytest.raises(WrongPassphraseError):
+            await attempt(vault, OTHER)
+        with pytest.raises(NotFoundError):
+            await attempt(vault, PASSPHRASE, "passphrase-7")
+        assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+    await place.unlock(vault)
+    with pytest.raises(BadRequestError, match="unlocked already"):
+        await place.unlock(vault)
+    vault.close()
+
+
+async def prove(vault: Vault, passphrase: str, slot: str | None = None) -> str:
+    arena = Arena(1 << 16)
+    with arena.take(len(passphrase)) as given:
+        given.view[:] = passphrase.encode()
+        return await vault.prove(given, slot)
+
+
+async def test_proof_opens_nothing(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path)
+    assert await prove(vault, PASSPHRASE) == "passphrase"
+    vault.lock()
+    assert await prove(vault, PASSPHRASE, "passphrase") == "passphrase"
+    assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+    vault.close()
+
+
+async def test_a_slot_with_the_key_of_another_vault_is_refused(tmp_path: Path) -> None:
+    """Whoever can write the file cannot make us believe in a vault of their own."""
+    place, vault = await make_vault(tmp_path / "one")
+    _, other = await make_vault(tmp_path / "other", OTHER)
+    line = other._catalog.slots["passphrase"]  # pyright: ignore[reportPrivateUsage]
+    vault.lock()
+    vault._catalog = Catalog({"passphrase": line})  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(CorruptError, match="another vault"):
+        await place.unlock(vault, OTHER)
+    assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+    vault.close()
+    other.close()
+
+
+async def test_a_slot_that_costs_less_than_allowed_is_refused(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path)
+    vault.lock()
+    vault._min_log_n = CHEAP + 1  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(CorruptError, match="log_n 1"):
+        await place.unlock(vault)
+    vault.close()
+
+
+# --- all at once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_lock_discards_an_unlock_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Whether its key has been derived by then or not, and whatever the passphrase has become."""
+    place, vault = await make_vault(tmp_path)
+    vault.lock()
+    gate = Gate(monkeypatch, passphrases, "open_key", after=after)
+
+    async def locked_meanwhile() -> None:
+        with pytest.raises(LockedError, match="meanwhile"):
+            await place.unlock(vault)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(locked_meanwhile)
+        await gate.reached.wait()
+        assert vault.state == UNLOCKING
+        with pytest.raises(BusyError):
+            await place.unlock(vault)
+        vault.lock()
+        assert vault.state == LOCKED
+        gate.go.set()
+    assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+    await place.unlock(vault)
+    vault.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_lock_during_init_leaves_no_vault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    place = Place(tmp_path)
+    with place.opened() as vault:
+        gate = Gate(monkeypatch, passphrases, "make", after=after)
+
+        async def locked_meanwhile() -> None:
+            with pytest.raises(LockedError, match="meanwhile"):
+                await place.init(vault)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(locked_meanwhile)
+            await gate.reached.wait()
+            vault.lock()
+            with pytest.raises(BadRequestError):
+                await place.init(vault)
+            gate.go.set()
+        assert (vault.state, place.file.exists(), place.arena.in_use) == (UNINITIALIZED, False, 0)
+        await place.init(vault)
+        assert vault.state == UNLOCKED
+
+
+async def test_lock_after_init_has_signed_leaves_a_locked_vault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    with place.opened() as vault:
+        gate = Gate(monkeypatch, LogFile, "replace")
+
+        async def locked_at_once() -> None:
+            with pytest.raises(LockedError, match="at once"):
+                await place.init(vault)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(locked_at_once)
+            await gate.reached.wait()
+            vault.lock()
+            gate.go.set()
+        assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+        await place.unlock(vault)
+
+
+async def test_lock_before_a_commit_is_signed_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, vault = await make_vault(tmp_path)
+    await place.put(vault, A="old")
+    before = place.file.read_bytes()
+    gate = Gate(monkeypatch, passphrases, "is_utf8")
+    monkeypatch.setattr("avault_daemon.draft.is_utf8", passphrases.is_utf8)
+
+    async def locked_meanwhile() -> None:
+        with pytest.raises(LockedError):
+            await place.put(vault, A="new")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(locked_meanwhile)
+        await gate.reached.wait()
+        vault.lock()
+        monkeypatch.undo()
+        await place.unlock(vault)  # another key of the same vault: the old transaction must not find it
+        gate.go.set()
+    assert place.file.read_bytes() == before
+    assert value_of(vault, "A") == "old"
+    vault.close()
+    assert place.arena.in_use == 0
+
+
+async def test_lock_after_a_commit_was_signed_lets_it_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, vault = await make_vault(tmp_path)
+    gate = Gate(monkeypatch, LogFile, "append")
+
+    async def stored() -> None:
+        assert await place.put(vault, A="new") == [("A", 1)]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stored)
+        await gate.reached.wait()
+        vault.lock()
+        gate.go.set()
+    assert (vault.state, vault.count, place.arena.in_use) == (LOCKED, 1, 0)
+    await place.unlock(vault)
+    assert value_of(vault, "A") == "new"
+    vault.close()
+
+
+async def test_what_came_before_a_lock_is_not_used_after_the_next_unlock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A put that waits for its turn holds a value in the arena, which lock() has turned to zeroes."""
+    place, vault = await make_vault(tmp_path)
+    gate = Gate(monkeypatch, LogFile, "append")
+
+    async def refused() -> None:
+        with pytest.raises(LockedError, match="meanwhile"):
+            await place.put(vault, B="2")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(place.put, vault, A="1"))
+        await gate.reached.wait()
+        nursery.start_soon(refused)
+        await trio.testing.wait_all_tasks_blocked()
+        vault.lock()
+        await place.unlock(vault)
+        gate.go.set()
+    assert [info.name for info in vault.secrets()] == ["A"]
+    vault.close()
+
+
+async def test_one_derivation_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, vault = await make_vault(tmp_path)
+    most = running = 0
+    original = passphrases.open_key
+
+    def counted(arena: Arena, content: str, passphrase: Slot, *, min_log_n: int) -> object:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        key = original(arena, content, passphrase, min_log_n=min_log_n)
+        running -= 1
+        return key
+
+    monkeypatch.setattr(passphrases, "open_key", counted)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(prove, vault, PASSPHRASE)
+    assert most == 1
+    vault.close()
+
+
+async def test_an_unlock_that_is_cancelled_while_it_waits_was_never_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, vault = await make_vault(tmp_path)
+    vault.lock()
+    gate = Gate(monkeypatch, passphrases, "open_key")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prove, vault, PASSPHRASE)
+        await gate.reached.wait()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(place.unlock, vault)
+                await trio.testing.wait_all_tasks_blocked()
+                assert vault.state == UNLOCKING
+                scope.cancel()
+        assert vault.state == LOCKED
+        gate.go.set()
+    vault.close()
+    assert place.arena.in_use == 0
+
+
+# --- a file that cannot be used -----------------------------------------------------------------------------------
+
+
+def damage(place: Place) -> None:
+    raw = place.file.read_bytes()
+    place.file.write_bytes(raw.replace(b"ncryptsec1", b"ncryptsec2", 1))
+
+
+def roll_back(place: Place) -> None:
+    place.file.unlink()
+
+
+def spoil_the_anchor(place: Place) -> None:
+    place.anchor_file.write_bytes(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"), [(damage, CorruptError), (roll_back, RollbackError), (spoil_the_anchor, CorruptError)]
+)
+async def test_a_file_that_cannot_be_used(
+    tmp_path: Path, spoil: Callable[[Place], None], error: type[AvaultError]
+) -> None:
+    place, vault = await make_vault(tmp_path)
+    await place.put(vault, A="1")
+    vault.close()
+    copy = place.file.read_bytes()
+    spoil(place)
+    vault = place.vault()
+    with pytest.raises(error) as caught:
+        vault.open()
+    assert (vault.state, vault.fault, vault.count, vault.slots()) == (LOCKED, caught.value, 0, [])
+    assert vault.warnings == [caught.value.message]
+    assert dict(vault.policy.agents) == {}
+    for attempt in (place.unlock, prove):
+        with pytest.raises(error):
+            await attempt(vault, PASSPHRASE)
+    with pytest.raises(error):
+        vault.open_value("A")
+    with pytest.raises(BadRequestError):
+        await place.init(vault)
+    vault.lock()
+    await restored(place, vault, copy, tmp_path)
+    assert (vault.state, vault.fault, value_of(vault, "A")) == (UNLOCKED, None, "1")
+    vault.close()
+    with place.opened() as vault:
+        await place.unlock(vault)
+
+
+async def restored(place: Place, vault: Vault, copy: bytes, path: Path) -> None:
+    (path / "copy").write_bytes(copy)
+    with (path / "copy").open("rb") as file, place.secret(PASSPHRASE) as slot:
+        await vault.restore_vault(file.fileno(), slot)
+
+
+async def test_a_vault_without_an_anchor_is_used_and_that_is_said(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path)
+    vault.close()
+    place.anchor_file.unlink()
+    with place.opened() as vault:
+        assert ["first use" in warning for warning in vault.warnings] == [True]
+        await place.unlock(vault)
+
+
+async def test_unlock_without_a_vault(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with place.opened() as vault:
+        for attempt in (place.unlock, prove):
+            with pytest.raises(UninitializedError):
+                await attempt(vault, PASSPHRASE)
