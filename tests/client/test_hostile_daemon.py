@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import threading
 import traceback
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from avault_client import AvaultError, BadRequestError, DaemonUnavailableError, TooLargeError, Vault
 from avault_client._conversation import Conversation
+from avault_client._lines import Lines
+from avault_client._profile import Profile
 from avault_protocol import limits, pack_notification, pack_request, pack_response
+from support.background import WITHIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,16 +125,29 @@ def test_a_daemon_that_only_ever_tells_is_given_up(peer: Peer) -> None:
 
 
 def test_an_answer_too_late_is_not_the_next_ones(peer: Peer) -> None:
-    late: list[tuple[Line, Request]] = []
-    peer.handlers["get_secret"] = lambda line, request: late.append((line, request))
-    with Vault(plugin="p", secrets=["A", "B"], socket=peer.path, timeout=0.05) as vault:
-        with pytest.raises(DaemonUnavailableError):
-            vault.get_secret("A")
+    too_late = threading.Event()
+    refused: list[OSError] = []
+
+    def late(line: Line, request: Request) -> None:
+        assert too_late.wait(WITHIN)
+        try:
+            line.send(planted(request.id))
+        except OSError as error:
+            refused.append(error)
+
+    profile = Profile("p", ["A", "B"], agent=None, socket=peer.path, wait=None, timeout=WITHIN)
+    with closing(Lines(profile)) as lines:
+        lines.call("grants", {})
+        peer.handlers["get_secret"] = late
+        profile.timeout = 0.01
+        with pytest.raises(DaemonUnavailableError, match="did not answer"):
+            lines.call("get_secret", {"name": "A"})
+        profile.timeout = WITHIN
         del peer.handlers["get_secret"]
-        for line, request in late:
-            with pytest.raises(OSError, match="Broken pipe"):
-                line.send(planted(request.id))
-        assert vault.get_secret("B").reveal() == "the value of B"
+        too_late.set()
+        assert lines.call("get_secret", {"name": "B"}).value == bytearray(b"the value of B")
+    peer.stop()
+    assert [type(error) for error in refused] == [BrokenPipeError]
 
 
 def test_nothing_of_a_value_stays_in_a_buffer_once_it_was_taken_out(peer: Peer) -> None:
