@@ -63,7 +63,7 @@ def test_what_a_caller_says_of_itself_is_escaped() -> None:
 
 
 def test_an_unknown_caller_is_called_so_whatever_it_calls_itself() -> None:
-    asked = {**REQUEST, "kind": "agent", "agent": "cobot", "names": []}
+    asked: dict[str, Any] = {**REQUEST, "kind": "agent", "agent": "cobot", "names": []}
     [_, row] = lines("requests", {"requests": [asked]})
     assert row.startswith("12  unknown/telegram  to connect")
     [_, row] = lines("requests", {"requests": [{**asked, "plugin": None}]})
