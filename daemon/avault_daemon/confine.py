@@ -25,10 +25,6 @@ _SYSTEM = ("/proc", "/etc", "/usr", "/lib", "/lib64")
 _RESOLVER = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/var/lib/ca-certificates")
 
 
-class ConfinementError(OSError):
-    """The kernel offers a restriction and refused to apply it, or it is too late for it."""
-
-
 def first() -> None:
     """Forbid processes of the same uid to read, trace or take descriptors from this one, and forbid core dumps.
 
@@ -37,7 +33,7 @@ def first() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise ConfinementError(ctypes.get_errno(), "PR_SET_DUMPABLE had no effect")
+        raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE had no effect")
     resource.setrlimit(
         resource.RLIMIT_CORE, (0, 0)
     )  # a core(5) pattern with a pipe ignores it, but not the above
@@ -57,18 +53,20 @@ def confine(write: list[str], read: list[str], *, network: bool = False) -> str:
     loosened later) AF_INET and AF_INET6 too, to connect. The answer is such as "landlock 7, seccomp"; "seccomp only"
     where the kernel has no Landlock.
 
-    `ConfinementError` if something that the kernel offers could not be applied (the process may be confined in part
+    `InternalError` if something that the kernel offers could not be applied (the process may be confined in part
     then, and should end), or if there is a thread already.
     """
     import contextlib
 
+    from avault_protocol import InternalError
+
     from . import landlock, seccomp
 
     if len(os.listdir("/proc/self/task")) != 1:
-        raise ConfinementError("confine: a thread runs already, and would stay free")
+        raise InternalError("a thread runs already, and would stay free")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise ConfinementError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS had no effect")
+        raise InternalError("PR_SET_NO_NEW_PRIVS had no effect")
     readable = [*read, *_SYSTEM, *interpreter(), *(_RESOLVER if network else ())]
     force: list[str] = []
     try:
@@ -78,8 +76,10 @@ def confine(write: list[str], read: list[str], *, network: bool = False) -> str:
             seccomp.apply(network=network)
             force.append("seccomp")
     except OSError as error:
-        raise ConfinementError(
-            error.errno, f"the daemon could not confine itself: {error.strerror}"
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        raise InternalError(
+            f"the daemon could not confine itself: {what}",
+            hint="what runs it (a container, SystemCallFilter=) must allow prctl, seccomp and landlock_*",
         ) from error
     return ", ".join(force) if len(force) > 1 else f"{force[0]} only" if force else "nothing"
 

@@ -124,7 +124,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0" + name)
         listener.listen()
-        command = [sys.executable, str(OPERATIONS), str(home), str(outside), name]
+        command = [sys.executable, "-P", str(OPERATIONS), str(home), str(outside), name]
         done = subprocess.run(
             command, check=False, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60
         )
@@ -185,8 +185,7 @@ def test_a_kernel_without_landlock_is_reported(number: int) -> None:
 
 def test_a_kernel_that_has_landlock_and_refuses_it_is_an_error() -> None:
     done = run_python(CONFINE, str(errno.EPERM))
-    assert "ConfinementError" in done.stderr
-    assert "could not confine itself: landlock_create_ruleset" in done.stderr
+    assert "InternalError: the daemon could not confine itself: landlock_create_ruleset" in done.stderr
 
 
 def test_a_filter_that_the_kernel_refuses_is_an_error() -> None:
@@ -198,7 +197,7 @@ def test_a_missing_directory_of_its_own_is_an_error_and_one_to_read_is_not(tmp_p
     code = "import sys; from avault_daemon import confine; print(confine.confine(eval(sys.argv[1]), eval(sys.argv[2])))"
     missing = str([str(tmp_path / "missing")])
     assert "seccomp" in run_python(code, "[]", missing).stdout
-    assert "ConfinementError" in run_python(code, missing, "[]").stderr
+    assert f"could not confine itself: {tmp_path}/missing: " in run_python(code, missing, "[]").stderr
 
 
 def test_it_refuses_to_come_after_a_thread() -> None:
@@ -209,11 +208,11 @@ stop = threading.Event()
 threading.Thread(target=stop.wait).start()
 try:
     confine.confine([], [])
-except confine.ConfinementError as error:
-    print(error)
+except Exception as error:
+    print(type(error).__name__, error)
 stop.set()
 """
-    assert run_python(code).stdout == "confine: a thread runs already, and would stay free\n"
+    assert run_python(code).stdout == "InternalError a thread runs already, and would stay free\n"
 
 
 def test_with_network_it_may_connect_and_not_listen() -> None:

@@ -93,7 +93,8 @@ def become(uid: int) -> None:
 
 def attack(pid: int, uid: int = SPARE_UID) -> list[str]:
     """Return which attacks of another process of *uid* get into process *pid*."""
-    command = [sys.executable, __file__, str(pid), str(uid)]
+    # -P: the modules beside this one are no program's business, whatever they are called.
+    command = [sys.executable, "-P", __file__, str(pid), str(uid)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     names: list[str] = json.loads(done.stdout)
     return names
