@@ -23,6 +23,7 @@ from avault_protocol import (
     InternalError,
     Request,
     RequestTimeoutError,
+    Response,
     TooLargeError,
     limits,
     pack_error,
@@ -112,9 +113,12 @@ class AgentConnection:
         """Serve every request that *data* completes. No checkpoint lies between receiving and feeding."""
         self._decoder.feed(data)
         for message in self._decoder:
-            if not isinstance(message, Request):
-                raise BadRequestError("only requests are expected here")
-            self._answer(message)
+            if isinstance(message, Response):
+                raise BadRequestError("a response, where nothing was asked")
+            if isinstance(
+                message, Request
+            ):  # a notification asks for no answer, and there is none that we know
+                self._answer(message)
             if len(self._pending) >= BATCH:
                 await self._send()
         await self._send()

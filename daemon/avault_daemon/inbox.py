@@ -13,8 +13,17 @@ import socket
 
 import trio
 
-from avault_protocol import BadRequestError, Extent, Request, RequestTimeoutError, Scanner, unpack_head
+from avault_protocol import (
+    BadRequestError,
+    Extent,
+    Request,
+    RequestTimeoutError,
+    Response,
+    Scanner,
+    unpack_head,
+)
 
+from . import sodium
 from .arena import Arena, Slot
 
 # What one message gets at first: every message but an import's fits.
@@ -41,10 +50,14 @@ class Message:
         if self.value is not None:
             self.value.release()
             self.value = None
-        self._slot.release()
-        for fd in self.fds:
-            os.close(fd)
+        _give_up(self._slot, self.fds)
         self.fds = []
+
+
+def _give_up(slot: Slot, fds: list[int]) -> None:
+    slot.release()
+    for fd in fds:
+        os.close(fd)
 
 
 class Inbox:
@@ -78,7 +91,9 @@ class Inbox:
             if self._have and self._extent is None:
                 self._extent = self._scanner.scan(slot.view, 0, self._have)
             if self._extent is not None and self._extent.end <= self._have:
-                return self._cut(slot, self._extent)
+                if (message := self._cut(slot, self._extent)) is not None:
+                    return message
+                continue
             if not await self._fill(self._room()):
                 self._end()
                 return None
@@ -91,7 +106,7 @@ class Inbox:
             return old
         self._slot = slot = self._arena.take(needed if old is None else max(needed, 2 * old.size))
         if old is not None:
-            slot.view[: self._have] = old.view[: self._have]
+            sodium.copy(slot.address, old.address, self._have)
             old.release()
         return slot
 
@@ -118,25 +133,26 @@ class Inbox:
         if len(self._fds) > MAX_DESCRIPTORS:
             raise BadRequestError(f"more than {MAX_DESCRIPTORS} descriptors came with one message")
 
-    def _cut(self, slot: Slot, extent: Extent) -> Message:
-        """Take the complete message out; what follows it moves to a slot of its own."""
-        rest = slot.view[extent.end : self._have]
+    def _cut(self, slot: Slot, extent: Extent) -> Message | None:
+        """Take the complete message out, None for a notification; what follows it moves to a slot of its own."""
+        rest = self._have - extent.end
         self._slot = None
-        if len(rest):
-            self._slot = self._arena.take(max(FIRST, len(rest)))
-            self._slot.view[: len(rest)] = rest
-        self._have, self._extent = len(rest), None
+        if rest:
+            self._slot = self._arena.take(max(FIRST, rest))
+            sodium.copy(self._slot.address, slot.address + extent.end, rest)
+        self._have, self._extent = rest, None
         fds, self._fds = self._fds, []
         try:
             head = unpack_head(bytes(slot.view[: extent.head_end]), extent.has_value)
-            if not isinstance(head, Request):
-                raise BadRequestError("only requests are expected here")
-            return Message(head, slot, extent, fds)
         except BadRequestError:
-            slot.release()
-            for fd in fds:
-                os.close(fd)
+            _give_up(slot, fds)
             raise
+        if isinstance(head, Request):
+            return Message(head, slot, extent, fds)
+        _give_up(slot, fds)
+        if isinstance(head, Response):
+            raise BadRequestError("a response, where nothing was asked")
+        return None
 
     def _end(self) -> None:
         if self._have:

@@ -71,8 +71,9 @@ def unpack_head(head: bytes | bytearray, has_value: bool) -> Request | Response 
                 return Request(id, method, _only_map(params, has_value), has_value)
             case [1, int(id), error, result] if _is_id(id):
                 return _response(id, error, result, has_value)
-            case [2, str(method), params] if is_map(only := _only_map(params, has_value)) and not has_value:
-                return Notification(method, only)
+            case [2, str(method), params] if not has_value:
+                only = _only_map(params, False)
+                return Notification(method, only if is_map(only) else {})
             case _:
                 pass
     raise BadRequestError("neither a request nor a response nor a notification")

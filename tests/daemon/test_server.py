@@ -31,6 +31,7 @@ from avault_protocol import (
     limits,
     pack_notification,
     pack_request,
+    pack_response,
 )
 from support.house import PASSPHRASE, House, Peer, open_house
 
@@ -151,7 +152,7 @@ async def test_no_hello_in_time_ends_the_connection(house: House, mock_clock: tr
         (b"\x94\x00\x01\xa5hello\x91" + b"\x91" * 40, TooLargeError),
         (b"\xdd\xff\xff\xff\xff", TooLargeError),
         (b"\x94\x00\x01\xdb\x7f\xff\xff\xff", TooLargeError),
-        (pack_notification("locked", {}), BadRequestError),
+        (pack_response(1, {}), BadRequestError),
         (pack_request(1, "hello", {}, 3) + b"abc", BadRequestError),
     ],
 )
@@ -166,9 +167,17 @@ async def test_rubbish_ends_the_connection_with_a_reason_and_nobody_else_notices
     assert (await polite.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
 
 
+async def test_notifications_from_clients_are_passed_over(house: House) -> None:
+    await granted(house)
+    for peer in (await house.agent(), await house.operator()):
+        await peer.send(pack_notification("client_info", {"name": "x"}) + b"\x93\x02\xa4what\x92\x01\x02")
+    assert (await house.peers[-2].call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    assert (await house.peers[-1].call("status"))["state"] == "unlocked"
+
+
 async def test_rubbish_on_the_operators_socket(house: House) -> None:
     await granted(house)
-    for rubbish in (b"\xc1", b"GET / HTTP/1.1\r\n\r\n", pack_notification("locked", {})):
+    for rubbish in (b"\xc1", b"GET / HTTP/1.1\r\n\r\n", pack_response(1, {})):
         peer = await house.connect(house.core.places.operator_socket)
         await peer.send(rubbish)
         assert isinstance(await peer.closed(), BadRequestError)

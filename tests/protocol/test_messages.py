@@ -187,11 +187,15 @@ NO_MESSAGES: list[object] = [
     [True, 1, None, {}],
     [2, "m"],
     [2, 1, [{}]],
-    [2, "m", {}],
-    [2, "m", ["a"]],
-    [2, "m", [{}, {}]],
     [2, "m", [{}], None],
 ]
+
+
+@pytest.mark.parametrize("params", [{}, ["a"], [{}, {}], None])
+def test_a_notification_of_other_peoples_form_has_no_params(params: object) -> None:
+    message = unpack_head(_msgpack.packb([2, "m", params]), False)
+    assert isinstance(message, Notification)
+    assert message.params == {}
 
 
 @pytest.mark.parametrize("message", NO_MESSAGES)

@@ -14,7 +14,8 @@ from nostr_sdk import EncryptedSecretKey
 
 def main() -> None:
     passphrase = sys.stdin.buffer.read()
-    slot = next(line for line in open(sys.argv[1]) if '["d","slot/passphrase"]' in line)
+    with open(sys.argv[1]) as file:
+        slot = next(line for line in file if '["d","slot/passphrase"]' in line)
     ncryptsec = json.loads(json.loads(slot)["content"])["ncryptsec"]
     encrypted = EncryptedSecretKey.from_bech32(ncryptsec)
     vault = bytes.fromhex(encrypted.decrypt(passphrase.decode()).to_hex())
@@ -25,7 +26,7 @@ def main() -> None:
     conversation = hmac.digest(b"nip44-v2", shared, "sha256")
     index = hmac.digest(hmac.digest(bytes(32), vault, "sha256"), b"avault-index\x01", "sha256")
     for key in (vault, shared, conversation, index, scrypt_key(ncryptsec, passphrase)):
-        print(key.hex())
+        sys.stdout.write(key.hex() + "\n")
 
 
 def scrypt_key(ncryptsec: str, passphrase: bytes) -> bytes:

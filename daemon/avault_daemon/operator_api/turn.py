@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault_protocol import BadRequestError, ProofRequiredError, limits
 
+from .. import sodium
 from ..conversation import Answer, Params
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Turn:
             raise BadRequestError(f"a passphrase has 1 to {limits.MAX_PASSPHRASE} bytes")
         with self.core.arena.take(len(value)) as slot:
             slot.view[:] = value
+            sodium.scrub()  # the line above leaves some of it in registers
             yield slot
 
     @property
