@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
-            read=[str(places.config.parent)],
+            read=[],
         )
         trio.run(serve, assemble(settings, places, confinement))
     except AvaultError as error:

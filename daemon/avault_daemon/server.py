@@ -152,13 +152,19 @@ class Server:
             refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
             return
         self._per_uid[caller.uid] += 1
-        self._nursery.start_soon(
-            self._converse, sock, caller, self._core.bindings.processes.join(process), operator
-        )
-
-    async def _converse(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
+        process = self._core.bindings.processes.join(process)
         scope = trio.CancelScope()
-        self._scopes.setdefault(process, set()).add(scope)
+        self._scopes.setdefault(process, set()).add(scope)  # from now on, or a death could be missed
+        self._nursery.start_soon(self._converse, sock, caller, process, operator, scope)
+
+    async def _converse(
+        self,
+        sock: socket.socket,
+        caller: Caller,
+        process: Process,
+        operator: bool,
+        scope: trio.CancelScope,
+    ) -> None:
         try:
             with sock, scope:
                 if operator:

@@ -48,7 +48,11 @@ async def status(turn: Turn) -> Answer:
             "agents": len(vault.policy.agents),
             "requests": len(core.requests.pending()),
             "record": {"number": core.record.number, "ok": core.record.problem is None},
-            "warnings": [*vault.warnings, *([core.record.problem] if core.record.problem else [])],
+            "warnings": [
+                *vault.warnings,
+                *core.bindings.warnings,
+                *([core.record.problem] if core.record.problem else []),
+            ],
         }
     )
 
