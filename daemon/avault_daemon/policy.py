@@ -255,7 +255,7 @@ class Agent:
                 grants = _grants(self.name, cast("Any", value)["plugins"])
             case _:
                 raise CorruptError(f"agent {self.name}: its sealed part is no map of instances and plugins")
-        found = replace(self, instances=instances, plugins=grants)
+        found = replace(self, instances=int(instances), plugins=grants)  # int: true is one of them
         # This also finds what json.loads passes over: duplicate keys, spaces, another order, true for 1.
         if found.to_sealed() != raw:
             raise CorruptError(f"agent {self.name}: its sealed part is not in its one form")

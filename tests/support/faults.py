@@ -59,7 +59,7 @@ class FaultyFiles(Files):
         half = memoryview(data)[: max(1, len(memoryview(data)) // 2)]
         if self.short and len(self.calls) + 1 == self.fail_at:
             self.calls.append("write")
-            self.fail_at = len(self.calls) + 1
+            self.fail_at, self.short = len(self.calls) + 1, False
             return super().write(fd, half)
         return self._do("write", lambda: super(FaultyFiles, self).write(fd, data))
 

@@ -74,11 +74,10 @@ class Chain:
             if entry.action == GET and entry.decision == ALLOWED and entry.secret is not None:
                 self.tail.uses[entry.secret] = now
 
-    def checkpoint(self, key: bytes, sign: Callable[[bytes], bytes], next_key: bytes | None = None) -> None:
+    def checkpoint(self, key: bytes, sign: Callable[[bytes], bytes], next_key: bytes | None = None) -> bool:
         """Write a checkpoint by *key*; with *next_key* it says that this key follows.
 
-        Raises `AuditFailedError`, and what *sign* raises. A signature by another key, as when the vault is just being
-        given a new one, is not written.
+        Report whether *sign* does sign with *key*; if not, nothing is written. `AuditFailedError`, and what *sign* raises.
         """
         tail = self.tail
         after = tail.key if tail.key != key.hex() else None
@@ -88,10 +87,10 @@ class Chain:
         )
         found = parse_checkpoint(line)
         if found is None or not signed_by(key, found.digest, found.signature):
-            log.warning("a checkpoint was signed by another key than the vault's, and was left out")
-            return
+            return False
         self._put(line + b"\n", tail.number + 1, hash_of(line))
         tail.key, tail.unsigned = key.hex(), 0
+        return True
 
     def _put(self, data: bytes, number: int, last: str) -> None:
         self.check()

@@ -21,6 +21,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, NamedTuple
 
@@ -35,9 +36,14 @@ MAX_EXE = 200
 """Characters of an executable's path that are kept: the caller chooses it, and a path may have 4,095."""
 
 _TAG = hashlib.sha256(TAG.encode("ascii")).digest() * 2
+# Quantifiers are possessive: no line, however odd, takes more than one look at each of its bytes.
+_TEXT = rb'(?:null|"(?:[ !#-\[\]-~]++|\\["\\bfnrt]|\\u[0-9a-f]{4})*+")'
+_NUMBER = rb"(?:null|[0-9]{1,18})"
 _LINE = re.compile(
     rb'\{"n":([0-9]{1,18}),"time":([0-9]{1,18}),"prev":"([0-9a-f]{64})","action":"([a-z_]+)"'
-    rb'(?:,"decision":"([a-z]+)","secret":(?:null|"([A-Za-z0-9_.-]+)"))?'
+    rb'(?:,"decision":"([a-z]+)","secret":(?:null|"([A-Za-z0-9_.-]+)"),"version":%(number)b,"agent":%(text)b'
+    rb',"plugin":%(text)b,"pid":%(number)b,"uid":%(number)b,"unit":%(text)b,"exe":%(text)b,"reason":%(text)b'
+    rb'(?:,"times":[0-9]{1,18})?|,"key":"[0-9a-f]{64}"[a-z0-9",:]*)\}' % {b"number": _NUMBER, b"text": _TEXT}
 )
 _CHECKPOINT = re.compile(
     rb'(\{"n":[0-9]+,"time":[0-9]+,"prev":"[0-9a-f]{64}","action":"checkpoint","key":"([0-9a-f]{64})"'
@@ -67,7 +73,7 @@ _FIELDS = {"n", "time", *Entry._fields} - {"times"}
 
 
 class Line(NamedTuple):
-    """What is read of any line without looking at all of it."""
+    """What is needed of any line."""
 
     number: int
     time: int
@@ -110,10 +116,19 @@ def entry_line(number: int, time: int, prev: str, entry: Entry) -> bytes:
     tail = "" if times is None else f',"times":{times}'
     return (
         f'{{"n":{number},"time":{time},"prev":"{prev}","action":{_quote(action)},"decision":{_quote(decision)}'
-        f',"secret":{_text(secret)},"version":{_number(version)},"agent":{_text(agent)},"plugin":{_text(plugin)}'
-        f',"pid":{_number(pid)},"uid":{_number(uid)},"unit":{_text(unit)},"exe":{_text(exe and exe[:MAX_EXE])}'
+        f',"secret":{_text(secret)},"version":{_number(version)},{_who(agent, plugin, pid, uid, unit, exe)}'
         f',"reason":{_text(reason)}{tail}}}'
     ).encode("ascii")
+
+
+@lru_cache(maxsize=256)  # one caller makes many lines, and this is half of the work
+def _who(
+    agent: str | None, plugin: str | None, pid: int | None, uid: int | None, unit: str | None, exe: str | None
+) -> str:
+    return (
+        f'"agent":{_text(agent)},"plugin":{_text(plugin)},"pid":{_number(pid)},"uid":{_number(uid)}'
+        f',"unit":{_text(unit)},"exe":{_text(exe and exe[:MAX_EXE])}'
+    )
 
 
 def checkpoint_line(
@@ -138,9 +153,9 @@ def _digest(head: bytes) -> bytes:
 
 
 def parse(line: bytes) -> Line | None:
-    """Return what stands at the head of *line*; None if it is no line of a record."""
-    found = _LINE.match(line)
-    if found is None or not line.endswith(b"}"):
+    """Return what is needed of *line*; None if it is not in the one form of an entry, or nearly that of a checkpoint."""
+    found = _LINE.fullmatch(line)
+    if found is None:
         return None
     number, time, prev, action, decision, secret = found.groups()
     return Line(

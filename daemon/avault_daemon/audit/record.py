@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from avault_protocol import AuditFailedError, AvaultError, LockedError, StorageFailedError
+from avault_protocol import AuditFailedError, BusyError, LockedError, StorageFailedError
 
 from ..files import Files
 from .chain import Chain
@@ -76,9 +76,9 @@ class Record:
         self._turn = trio.Lock()  # one sync at a time
         self._synced = 0
         self._to_anchor: tuple[int, str] | None = None
+        self._announced: bytes | None = None  # the key that `rekeyed` named
         # When `run` has to sync and to sign; inf: not at all.
         self._sync_at = self._sign_at = math.inf
-        self._not_before = -math.inf
         self._wake, self._asleep_until = trio.Event(), -math.inf
         self._chain = Chain(directory, anchor.record, clock, files or Files())
         self._look_at_tail()
@@ -181,10 +181,12 @@ class Record:
             log.error("not on record: %s", error)
 
     def _written(self) -> None:
+        many = self._chain.tail.unsigned >= SIGN_LINES
+        if self._sync_at < math.inf and (self._sign_at == -math.inf if many else self._sign_at < math.inf):
+            return  # an earlier line has seen to it; this is the way of nearly all of them
         now = self._monotonic()
         self._sync_at = min(self._sync_at, now + SYNC_DELAY)
-        delay = SIGN_DELAY if self._chain.tail.unsigned < SIGN_LINES else 0.0
-        self._sign_at = min(self._sign_at, now + delay)
+        self._sign_at = -math.inf if many else min(self._sign_at, now + SIGN_DELAY)
         self._rouse()
 
     async def settle(self) -> None:
@@ -196,12 +198,16 @@ class Record:
             await self._sync(self.number)
 
     def rekeyed(self, new_public: bytes) -> None:
-        """Write a checkpoint by the key that is in force, saying that *new_public* follows; to be called before it does.
+        """Put on record that the vault is about to get another key: the old one says which, if it is at hand.
 
-        `AuditFailedError`; `LockedError` if no key is in force.
+        To be called before the new key is in force. What raises an exception here must keep it from coming into force:
+        `AuditFailedError`, and what the signer raises.
         """
         self.flush()
-        self._sign(new_public)
+        key, signer = self.public, self._signer
+        if key is not None and signer is not None and self._chain.checkpoint(key, signer, new_public):
+            self._signed()
+        self._announced = new_public
 
     # --- in the background --------------------------------------------------------------------------------------
 
@@ -210,18 +216,19 @@ class Record:
         task_status.started()
         while True:
             await self._sleep()
+            self._buffer.extend(self._refusals.due(self._monotonic()))
+            self.try_flush()
+            self._sign_if_due()
             try:
-                self._tick()
                 await self._sync(self.number)
             except AuditFailedError as error:
-                log.warning("record: %s", error)
-                self._not_before = self._monotonic() + RETRY_DELAY
+                log.error("record: %s", error)
 
     def _due(self) -> float:
         if self._chain.latched:
             return math.inf
         sign_at = self._sign_at if self._signer is not None else math.inf
-        return max(min(self._sync_at, sign_at, self._refusals.next_due()), self._not_before)
+        return min(self._sync_at, sign_at, self._refusals.next_due())
 
     def _rouse(self) -> None:
         # Most lines come while the task is already to wake for an earlier one: then this costs nothing.
@@ -236,31 +243,30 @@ class Record:
                 await self._wake.wait()
         self._asleep_until = -math.inf
 
-    def _tick(self) -> None:
+    def _sign_if_due(self) -> None:
         now = self._monotonic()
-        self._buffer.extend(self._refusals.due(now))
-        self.flush()
-        if self._signer is not None and self._sign_at <= now:
-            try:
-                self._sign(None)
-            except AuditFailedError:
-                raise
-            except AvaultError:  # locked meanwhile
-                self._signer = None
+        if self._signer is None or self._sign_at > now:
+            return
+        self._sign_at = now + RETRY_DELAY
+        try:
+            # Between the announcement of a key and its use `signer` may be of either, so both are tried.
+            for public in (self.public, self._announced):
+                if public is not None and self._chain.checkpoint(public, self._signer):
+                    self.public = public
+                    return self._signed()
+        except LockedError:
+            self._signer = None
+        except (AuditFailedError, BusyError) as error:
+            log.warning("no checkpoint: %s", error)
 
-    def _sign(self, next_public: bytes | None) -> None:
-        if self._signer is None or self.public is None:
-            raise LockedError
-        self._chain.checkpoint(self.public, self._signer, next_public)
-        self._sign_at = math.inf
+    def _signed(self) -> None:
         self._to_anchor = (self.number, self._chain.tail.hash)
-        self._written()
+        self._sign_at = math.inf
+        self._sync_at = min(self._sync_at, self._monotonic() + SYNC_DELAY)
+        self._rouse()
 
     async def _sync(self, number: int) -> None:
-        """Wait until line *number* is on the disk, and the last checkpoint's in the anchor.
-
-        The anchor comes second: it must never know of a line that a power cut takes away.
-        """
+        """Wait until line *number* is on the disk, and the anchor knows of the last checkpoint. It is finished once begun."""
         async with self._turn:
             self._chain.check()
             if self._synced >= number:
@@ -268,21 +274,23 @@ class Record:
             reached, checkpoint = self.number, self._to_anchor
             self._sync_at, self._to_anchor = math.inf, None
             try:
-                await trio.to_thread.run_sync(self._chain.sync)
+                await trio.to_thread.run_sync(self._to_disk, checkpoint)
             except OSError as error:
                 self._chain.latch(f"the record could not be synced: {error.strerror}")
                 self._chain.check()
             self._synced = reached
-            if checkpoint is not None:
-                await self._anchor_at(checkpoint)
             if self._chain.tail.size >= self._max_segment:
                 self._next_file()
 
-    async def _anchor_at(self, checkpoint: tuple[int, str]) -> None:
+    def _to_disk(self, checkpoint: tuple[int, str] | None) -> None:
+        # In this order: the anchor must never know of a line that a power cut takes away.
+        self._chain.sync()
+        if checkpoint is None:
+            return
         try:
-            await trio.to_thread.run_sync(lambda: self.anchor.update(record=checkpoint))
+            self.anchor.update(record=checkpoint)
         except StorageFailedError as error:
-            # The anchor still knows an earlier line, which is as true; the next checkpoint tries again.
+            # It still knows an earlier line, which is as true; the next checkpoint tries again.
             log.warning("record: %s", error)
 
     def _next_file(self) -> None:
@@ -297,8 +305,11 @@ class Record:
         """Write and sync what is left, and give the files back. Blocking; `run` has ended."""
         self._buffer.extend(self._refusals.due())
         self.try_flush()
-        if not self._chain.latched:
-            self._chain.sync()
+        try:
+            if not self._chain.latched:
+                self._chain.sync()
+        except OSError as error:
+            log.error("the record could not be synced: %s", error.strerror)
         self._chain.close()
 
     # --- reading ------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class _Walk:
 
 def _trace(reigns: list[_Reign], key: str | None, synced: tuple[int, str] | None) -> tuple[int, str | None]:
     """Return up to which line the checkpoints count, and what is wrong with the others; see the module's rules."""
-    trusted = {key}
+    trusted = {key} if key is not None else set[str]()
     complete_to, problem = 0, None
     for reign in reversed(reigns):
         handed_over = reign.next in trusted and synced is not None and reign.last <= synced[0]
