@@ -123,13 +123,13 @@ class Conversation:
         return Answer(response.error, response.result, value)
 
     def _drop(self, extent: Extent) -> None:
-        """Move what follows the message to the front, and leave nothing of a value behind it."""
+        """Move what follows the message to the front, and leave nothing behind that."""
         self._extent = None
         rest = self._stop - extent.end
         view = memoryview(self.buffer)
         view[:rest] = view[extent.end : self._stop]  # in place: no object ever holds these bytes
-        if extent.has_value:
-            view[rest : self._stop] = bytes(self._stop - rest)
+        # Always: behind a message without a value there may have been half of one with a value, which has moved.
+        view[rest : self._stop] = bytes(self._stop - rest)
         self._stop = rest
 
     def _grow(self) -> None:

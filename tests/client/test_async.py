@@ -168,14 +168,18 @@ def waiting(peer: Peer) -> int:
 
 
 def test_a_wait_ends_with_its_time(peer: Peer, run: Callable[[Test], None]) -> None:
-    peer.lock()
+    def its_time_is_up(line: Line, request: Request) -> None:
+        raise LockedError
+
+    peer.handlers["get_secret"] = its_time_is_up
 
     async def test() -> None:
         async with plugin(peer) as vault:
             with pytest.raises(LockedError):
                 await vault.get_secret("A")
+            assert waiting(peer) == 0
             with pytest.raises(LockedError):
-                await vault.get_secret("A", wait=0.01)
+                await vault.get_secret("A", wait=60)
 
     run(test)
     assert waiting(peer) == 1
