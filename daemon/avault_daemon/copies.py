@@ -9,10 +9,10 @@ from avault_protocol import CorruptError, StorageFailedError
 
 from .arena import Arena, Slot
 from .catalog import Catalog, agent_content
-from .door import open_slot
 from .draft import Draft
 from .eventlog import Chain, Line, Log
 from .logfile import read_bounded
+from .opening import open_slot
 from .seal import Seal
 from .slots import passphrase as passphrases
 

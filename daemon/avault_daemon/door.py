@@ -29,12 +29,9 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     BusyError,
-    CorruptError,
     LockedError,
-    NotFoundError,
     StorageFailedError,
     UninitializedError,
-    WrongPassphraseError,
 )
 
 from . import states
@@ -45,6 +42,7 @@ from .draft import Draft
 from .files import Files
 from .logfile import LogFile
 from .nostr.nip49 import MAX_LOG_N, MIN_LOG_N
+from .opening import open_slot
 from .policy import Policy
 from .seal import Seal, SecretInfo
 from .slots import passphrase as passphrases
@@ -127,9 +125,11 @@ class Door:
     def open(self) -> None:
         """Take `vault.lock` and read the vault file; blocks.
 
-        `BusyError`: another daemon holds it. `CorruptError`, `RollbackError`, `StorageFailedError`: the file cannot be
-        used. Then the lock is kept, the state is "locked", `fault` is this error and the answer to each unlock, and
-        `restore_vault` leads on: catch them and serve.
+        `BusyError`: another daemon holds it; `OSError`: the directories or the lock cannot be used.
+
+        `CorruptError`, `RollbackError`, `StorageFailedError`: the file cannot be used. Then the lock is kept, the state
+        is "locked", `fault` is this error and the answer to each unlock, and `restore_vault` leads on: catch them, and
+        serve.
         """
         for directory in self._directories:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -346,39 +346,3 @@ def _write_first(draft: Draft, content: str, file: LogFile) -> Catalog:
 def close_key(found: tuple[Seal, object]) -> None:
     """Close the key of what a derivation found in vain."""
     found[0].close()
-
-
-def open_slot(
-    arena: Arena, catalog: Catalog, public: str | None, passphrase: Slot, slot: str | None, *, min_log_n: int
-) -> tuple[Seal, str]:
-    """Open a catalog's slot, or of all the one that the passphrase opens; return the key and the slot's id. Blocks.
-
-    `WrongPassphraseError`, `NotFoundError`, `BadRequestError` for a slot of another type, `CorruptError` if what the
-    slot holds is not the key of which *public* is the public key.
-    """
-    for candidate in _candidates(catalog, slot):
-        content = catalog.slots[candidate].text
-        try:
-            key = passphrases.open_key(arena, content, passphrase, min_log_n=min_log_n)
-        except WrongPassphraseError:
-            continue
-        if key.public.hex() != public:
-            key.close()
-            raise CorruptError(f"slot {candidate} holds the key of another vault")
-        return Seal(arena, key), candidate
-    raise WrongPassphraseError
-
-
-def _candidates(catalog: Catalog, slot: str | None) -> list[str]:
-    if slot is None:
-        return catalog.passphrase_slots()
-    check_passphrase_slot(catalog, slot)
-    return [slot]
-
-
-def check_passphrase_slot(catalog: Catalog, slot: str) -> None:
-    """Raise `NotFoundError` or `BadRequestError` unless *slot* is one that a passphrase opens."""
-    if slot not in catalog.slots:
-        raise NotFoundError(f"there is no slot {slot}")
-    if catalog.slot(slot).type != passphrases.TYPE:
-        raise BadRequestError(f"no passphrase opens slot {slot}")

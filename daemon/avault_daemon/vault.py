@@ -21,9 +21,10 @@ from avault_protocol.limits import MAX_ITEMS, MAX_VALUE, MAX_VALUES
 from . import copies
 from .arena import Slot
 from .catalog import Catalog, SlotInfo
-from .door import Door, check_passphrase_slot, close_key
+from .door import Door, close_key
 from .draft import Draft
 from .eventlog import Chain
+from .opening import check_passphrase_slot
 from .policy import Agent
 from .seal import Opened, Seal, SecretInfo
 from .slots import passphrase as passphrases
