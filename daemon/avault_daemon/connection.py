@@ -272,9 +272,15 @@ def _release(answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:
 def _queue(core: Core, outbox: Outbox, request_id: int, answer: Answer | AvaultError) -> None:
     if isinstance(answer, AvaultError):
         outbox.put(pack_error(request_id, answer))
-    elif (opened := answer.opened) is None:
-        outbox.put(pack_response(request_id, answer.result))
+        return
+    opened = answer.opened
+    try:
+        header = pack_response(request_id, answer.result, None if opened is None else opened.size)
+    except TooLargeError as error:
+        outbox.put(pack_error(request_id, error))
+        return
+    if opened is None:
+        outbox.put(header)
     else:
-        header = pack_response(request_id, answer.result, opened.size)
         reopen = partial(core.vault.open_value, opened.name, opened.version)
         outbox.put(header, opened.size, None if opened.released else opened, reopen)

@@ -240,7 +240,15 @@ METHODS: dict[str, Method] = {
         # --- operator.sock, free ----------------------------------------------------------------------------
         Method("status", OPERATOR, ALWAYS),
         Method("lock", OPERATOR, ALWAYS),
-        Method("list", OPERATOR, UNLOCKED_ONLY),
+        Method(
+            "list",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "after": Field(_secret, "only names that sort behind this one", required=False),
+                "limit": Field(_integer(1, 1000), "at most so many; 1000 if left out", required=False),
+            },
+        ),
         Method("agents", OPERATOR, WITH_A_VAULT, {"agent": Field(_agent, "only this one", required=False)}),
         Method("requests", OPERATOR, ALWAYS),
         Method("history", OPERATOR, UNLOCKED_ONLY, {"name": _NAME}),

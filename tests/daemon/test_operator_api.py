@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from avault_daemon.connection import MAX_OPERATOR_REQUESTS
 from avault_protocol import (
     METHODS,
     OPERATOR,
@@ -27,6 +28,7 @@ from avault_protocol import (
     TooLargeError,
     WrongPassphraseError,
     limits,
+    pack_request,
 )
 from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 
@@ -229,6 +231,19 @@ async def test_list_tells_names_readers_and_last_use_but_no_values(house: House)
     assert b"one" not in repr(entry).encode()
 
 
+async def test_a_long_list_comes_in_pages(house: House) -> None:
+    operator = await house.init()
+    for start in (0, 1000):
+        await house.put(operator, **{f"S{n:04}": b"x" for n in range(start, start + 1000)})
+    page = await operator.call("list")
+    assert (len(page["secrets"]), page["more"]) == (1000, True)
+    rest = await operator.call("list", {"after": page["secrets"][-1]["name"]})
+    assert (len(rest["secrets"]), rest["more"]) == (1000, False)
+    assert [entry["name"] for entry in page["secrets"] + rest["secrets"]] == [f"S{n:04}" for n in range(2000)]
+    few = await operator.call("list", {"limit": 2})
+    assert ([entry["name"] for entry in few["secrets"]], few["more"]) == (["S0000", "S0001"], True)
+
+
 async def test_approving_a_stranger_makes_an_agent_that_describes_it(house: House) -> None:
     operator = await filled(house)
     with pytest.raises(AvaultError):
@@ -369,8 +384,8 @@ def _outcome(answer: Any) -> tuple[int, AvaultError | None]:
 async def test_too_many_requests_at_once(house: House) -> None:
     await filled(house)
     peer = await house.operator(proven=False)
-    for _ in range(12):
-        await peer.ask("prove", {}, PASSPHRASE)
+    one = pack_request(1, "prove", {}, len(PASSPHRASE)) + PASSPHRASE
+    await peer.send(one * (MAX_OPERATOR_REQUESTS + 1))
     assert isinstance(await peer.closed(), BusyError)
 
 

@@ -62,7 +62,7 @@ GOOD: dict[str, dict[str, object]] = {
     "grants": {},
     "status": {},
     "lock": {},
-    "list": {},
+    "list": {"after": "TOKEN", "limit": 10},
     "agents": {"agent": "a" * 64},
     "requests": {},
     "history": {"name": "_"},
@@ -123,6 +123,7 @@ BAD: dict[str, dict[str, list[object]]] = {
     },
     "agents": {"agent": AGENT_NAME},
     "history": {"name": SECRET},
+    "list": {"after": SECRET, "limit": [None, 0, 1001, "1", True]},
     "audit": {
         "since": [None, -1, 1.0, "0", True, 2**62 + 1],
         "after": [None, -1, 1.0, "0", True, 2**62 + 1],

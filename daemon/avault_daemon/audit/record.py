@@ -197,6 +197,13 @@ class Record:
         if self.always:
             await self._sync(self.number)
 
+    async def checkpoint(self) -> None:
+        """Sign what is there, if anything can, and see it to the disk and into the anchor; `AuditFailedError`."""
+        self.flush()
+        self._sign_at = self._monotonic()
+        self._sign_if_due()
+        await self._sync(self.number)
+
     def rekeyed(self, new_public: bytes) -> None:
         """Put on record that the vault is about to get another key: the old one says which, if it is at hand.
 

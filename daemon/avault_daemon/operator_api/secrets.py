@@ -30,9 +30,10 @@ async def reveal(turn: Turn) -> Answer:
 
 
 async def list_secrets(turn: Turn) -> Answer:
-    """List what is there, and who may read it; never values."""
-    core = turn.core
-    policy = core.vault.policy
+    """List what is there by name, at most `limit` at once, and who may read it; never values."""
+    core, after, limit = turn.core, turn.params.get("after", ""), turn.params.get("limit", 1000)
+    found = [info for info in core.vault.secrets() if info.name > after]
+    readers = core.vault.policy.readers
     return Answer(
         {
             "secrets": [
@@ -41,11 +42,12 @@ async def list_secrets(turn: Turn) -> Answer:
                     "version": info.version,
                     "created": info.created,
                     "encoding": info.encoding,
-                    "readers": policy.readers(info.name),
+                    "readers": readers(info.name),
                     "last_use": core.record.last_use(info.name),
                 }
-                for info in core.vault.secrets()
-            ]
+                for info in found[:limit]
+            ],
+            "more": len(found) > limit,
         }
     )
 

@@ -51,7 +51,12 @@ def get(session: Session, parsed: Parsed) -> None:
 
 def list_(session: Session, parsed: Parsed) -> Result:
     """List what is in the vault; never values."""
-    return session.call("list")
+    page = session.call("list")
+    secrets = list(page["secrets"])
+    while page["more"]:
+        page = session.call("list", {"after": secrets[-1]["name"]})
+        secrets += page["secrets"]
+    return {"secrets": secrets}
 
 
 def _list_lines(result: Result) -> Iterator[str]:
