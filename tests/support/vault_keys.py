@@ -9,7 +9,9 @@ import json
 import sys
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from nostr_sdk import EncryptedSecretKey
+from nostr_sdk import (  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+    EncryptedSecretKey,
+)
 
 
 def main() -> None:

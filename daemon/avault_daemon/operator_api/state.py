@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 
 import trio
@@ -12,12 +13,16 @@ from avault_protocol import UNINITIALIZED, UNLOCKED, AuditFailedError
 from .. import __version__
 from ..audit import verify
 from ..conversation import Answer
+from ..policy import Agent, Service, boundary
 from .turn import Handler, Turn
 
-BOUNDARIES = {
-    "system": "own uid",
-    "user": "sandbox for agents with a socket of their own, else none (accidents only)",
-}
+NO_BOUNDARY = "none (accidents only)"
+
+
+def weakest_boundary(agents: Iterable[Agent], service: Service) -> str:
+    """Return the boundary that every agent has: that of the system service, of sandboxes, or none."""
+    found = {boundary(agent.selectors, service) for agent in agents}
+    return found.pop() if len(found) == 1 else NO_BOUNDARY
 
 
 async def status(turn: Turn) -> Answer:
@@ -31,7 +36,7 @@ async def status(turn: Turn) -> Answer:
             "pid": os.getpid(),
             "home": str(core.places.home),
             "service": core.places.service,
-            "boundary": BOUNDARIES[core.places.service],
+            "boundary": weakest_boundary(vault.policy.agents.values(), core.places.service),
             "confined": core.confinement,
             "memory": {
                 "kind": core.arena.kind,
