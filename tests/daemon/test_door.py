@@ -11,8 +11,10 @@ import trio
 import trio.testing
 
 from avault_daemon.arena import Arena, Slot
-from avault_daemon.catalog import Catalog
+from avault_daemon.catalog import Catalog, agent_content
+from avault_daemon.eventlog import Line
 from avault_daemon.logfile import LogFile
+from avault_daemon.policy import Agent, Selectors
 from avault_daemon.slots import passphrase as passphrases
 from avault_daemon.states import TRANSITIONS, after
 from avault_daemon.vault import Vault
@@ -30,9 +32,11 @@ from avault_protocol import (
     LockedError,
     NotFoundError,
     RollbackError,
+    StorageFailedError,
     UninitializedError,
     WrongPassphraseError,
 )
+from support.faults import FaultyFiles
 from support.gates import Gate
 from support.vaults import CHEAP, PASSPHRASE, Place, make_vault, value_of
 
@@ -136,6 +140,63 @@ async def test_a_slot_that_costs_less_than_allowed_is_refused(tmp_path: Path) ->
     with pytest.raises(CorruptError, match="log_n 1"):
         await place.unlock(vault)
     vault.close()
+
+
+async def test_a_slot_of_another_type_is_opened_by_no_passphrase(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path)
+    phone = Line.of(vault._need().line("slot/phone", 1, '{"type":"nip46"}'))  # pyright: ignore[reportPrivateUsage]
+    vault._catalog.add(phone)  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(BadRequestError, match="no passphrase opens slot phone"):
+        await prove(vault, PASSPHRASE, "phone")
+    vault.close()
+    assert place.arena.in_use == 0
+
+
+async def test_grants_that_cannot_be_opened_keep_it_locked(tmp_path: Path) -> None:
+    place, vault = await make_vault(tmp_path / "one")
+    _, other = await make_vault(tmp_path / "other")
+    seal = other._need()  # pyright: ignore[reportPrivateUsage]
+    content = agent_content(Agent("cobot", Selectors(uids=[1])), seal)
+    vault._catalog.add(Line.of(seal.line("agent/cobot", 1, content)))  # pyright: ignore[reportPrivateUsage]
+    vault.lock()
+    with pytest.raises(CorruptError, match="agent cobot"):
+        await place.unlock(vault)
+    assert (vault.state, place.arena.in_use) == (LOCKED, 0)
+    vault.close()
+    other.close()
+
+
+async def test_an_init_that_finds_no_memory_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> str:
+        raise InternalError("no memory for scrypt")
+
+    place = Place(tmp_path)
+    with place.opened() as vault:
+        with monkeypatch.context() as patch:
+            patch.setattr(passphrases, "make", no_memory)
+            with pytest.raises(InternalError):
+                await place.init(vault)
+        assert (vault.state, place.arena.in_use) == (UNINITIALIZED, 0)
+        await place.init(vault)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_each_call_of_an_init_that_fails(tmp_path: Path, dead: bool) -> None:
+    """A restart finds no vault, or a whole one."""
+    files = FaultyFiles()
+    for at in range(1, 16):
+        place = Place(tmp_path / str(at), files)
+        with place.opened() as vault:
+            files.fail(at, dead=dead)
+            with pytest.raises(StorageFailedError):
+                await place.init(vault)
+            assert (vault.state, place.arena.in_use) == (UNINITIALIZED, 0)
+            files.heal()
+        with place.opened() as vault:
+            await (place.init(vault) if vault.state == UNINITIALIZED else place.unlock(vault))
+            await place.put(vault, A="1")
 
 
 # --- all at once --------------------------------------------------------------------------------------------------

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from avault_daemon.eventlog import Log
+from avault_daemon.catalog import Catalog
+from avault_daemon.draft import Draft
+from avault_daemon.eventlog import Chain, Line, Log
 from avault_daemon.logfile import LogFile
 from avault_daemon.policy import Agent, Selectors
+from avault_daemon.seal import Seal, SecretInfo
 from avault_daemon.slots import passphrase as passphrases
 from avault_daemon.vault import Vault
 from avault_protocol import (
     LOCKED,
+    UNINITIALIZED,
     UNLOCKED,
     AuditFailedError,
     AvaultError,
@@ -309,6 +314,118 @@ async def test_an_unlock_under_way_is_not_of_the_vault_that_was_restored(
         gates[0].go.set()
         await refused.wait()
     check_content(house.vault)
+
+
+async def test_lock_while_a_copy_takes_its_place(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = await house.export()
+    original = LogFile.replace
+
+    def replace(file: LogFile, data: bytes) -> object:
+        trio.from_thread.run_sync(house.vault.lock)
+        return original(file, data)
+
+    for state in (UNLOCKED, UNINITIALIZED):
+        if state == UNINITIALIZED:
+            house.vault.close()
+            house.place = Place(house.path / "elsewhere")
+            house.vault = house.place.vault()
+            house.vault.open()
+        assert house.vault.state == state
+        with monkeypatch.context() as patch:
+            patch.setattr(LogFile, "replace", replace)
+            with pytest.raises(LockedError, match="at once"):
+                await house.restore(path)
+        assert (house.vault.state, house.place.arena.in_use) == (LOCKED, 0)
+        await house.place.unlock(house.vault, NEW)
+        check_content(house.vault)
+
+
+@pytest.mark.parametrize("step", ["rekey", "export"])
+async def test_lock_while_all_is_sealed_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = house.place.file.read_bytes()
+    gate = Gate(monkeypatch, passphrases, "make", after=True)
+
+    async def locked_meanwhile() -> None:
+        with pytest.raises(LockedError, match="meanwhile"):
+            await (house.rekey() if step == "rekey" else house.export())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(locked_meanwhile)
+        await gate.reached.wait()
+        house.vault.lock()
+        gate.go.set()
+    assert (house.vault.state, house.place.arena.in_use) == (LOCKED, 0)
+    assert house.place.file.read_bytes() == before
+
+
+async def test_one_restore_at_a_time(house: House) -> None:
+    """The second was proven for the vault that is no more."""
+    one, two = await house.export("one"), await house.export("two")
+
+    async def late() -> None:
+        with pytest.raises(BusyError, match="another meanwhile"):
+            await house.restore(two)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.restore, one)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(late)
+    log = Log(one.read_bytes())
+    assert house.vault.public is not None
+    assert house.vault.public.hex() == log.chain.public
+
+
+async def test_an_init_that_waits_for_a_restore_comes_too_late(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await house.export()
+    place = Place(tmp_path / "elsewhere")
+    gate = Gate(monkeypatch, LogFile, "replace")
+
+    async def late(vault: Vault) -> None:
+        with pytest.raises(BusyError, match="meanwhile"):
+            await place.init(vault)
+
+    with place.opened() as vault:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(House(place, vault, tmp_path).restore, path)
+            await gate.reached.wait()
+            nursery.start_soon(late, vault)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.go.set()
+        assert vault.state == UNLOCKED
+        check_content(vault)
+
+
+async def test_no_restore_while_the_vault_is_being_unlocked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await house.export()
+    house.vault.lock()
+    gate = Gate(monkeypatch, passphrases, "open_key")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.place.unlock, house.vault)
+        await gate.reached.wait()
+        with pytest.raises(BusyError):
+            await house.restore(path)
+        gate.go.set()
+    check_content(house.vault)
+
+
+async def test_a_copy_that_holds_what_cannot_be_opened(house: House, tmp_path: Path) -> None:
+    """Every line is signed by the copy's own key, and a secret is filed under the name of another."""
+    with house.place.secret(NEW) as given:
+        seal = Seal.generate(house.place.arena)
+        draft = Draft(seal, Catalog(), Chain(), 1)
+        draft.put_slot("passphrase", passphrases.make(house.place.arena, seal.key, given, CHEAP))
+    content = seal.seal_secret(SecretInfo("A", 1, 1, "text"), memoryview(b"x"))
+    draft.catalog.add(Line.of(seal.line(seal.blind("B"), 1, content)))
+    path = tmp_path / "odd"
+    path.write_bytes(draft.whole(None))
+    seal.close()
+    assert "another name" in await check_unchanged(house, path, CorruptError)
 
 
 async def check_unchanged(house: House, path: Path, error: type[AvaultError], passphrase: str = NEW) -> str:
