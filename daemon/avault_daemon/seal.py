@@ -169,11 +169,11 @@ class Seal:
     # --- secrets ------------------------------------------------------------------------------------------------
 
     def seal_secret(self, info: SecretInfo, value: memoryview) -> str:
-        """Return the content of a secret's line."""
+        """Return the content of a secret's line; *value* is a writable view, as those of the arena are."""
         header = info.header()
         with self._arena.take(len(header) + len(value)) as plain:
             plain.view[: len(header)] = header
-            plain.view[len(header) :] = value
+            sodium.copy(plain.address + len(header), _address_of(value), len(value))
             return self._conversation.encrypt(plain)
 
     def open_secret(self, line: Line, name: str | None = None) -> Opened:
@@ -231,6 +231,10 @@ class Seal:
     def sign(self, digest: bytes) -> bytes:
         """Return the BIP-340 signature of a digest of 32 bytes."""
         return self.key.sign(digest)
+
+
+def _address_of(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def _index_key(arena: Arena, key: SecretKey) -> Slot:

@@ -51,7 +51,7 @@ def sealed(seal: Seal, plain: bytes, d: str | None = None) -> Line:
 @settings(deadline=None, max_examples=40)
 def test_a_secret_sealed_is_a_secret_opened(info: SecretInfo, value: bytes) -> None:
     seal = Seal.generate(ARENA)
-    line = line_of(seal, seal.seal_secret(info, memoryview(value)), seal.blind(info.name))
+    line = line_of(seal, seal.seal_secret(info, memoryview(bytearray(value))), seal.blind(info.name))
     for name in (None, info.name):
         with seal.open_secret(line, name) as opened:
             assert (opened.info, bytes(opened.view), opened.size) == (info, value, len(value))
@@ -93,7 +93,7 @@ def test_other_plaintexts_are_no_secrets(seal: Seal, plain: bytes) -> None:
 
 
 def test_a_secret_under_the_name_of_another_is_refused(seal: Seal) -> None:
-    line = line_of(seal, seal.seal_secret(INFO, memoryview(VALUE)), seal.blind("OTHER"))
+    line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))), seal.blind("OTHER"))
     for name in (None, "OTHER"):
         with pytest.raises(CorruptError, match="another name"):
             seal.open_secret(line, name)
@@ -101,7 +101,7 @@ def test_a_secret_under_the_name_of_another_is_refused(seal: Seal) -> None:
 
 def test_what_another_key_sealed_is_refused(seal: Seal) -> None:
     other = Seal.generate(ARENA)
-    line = line_of(other, other.seal_secret(INFO, memoryview(VALUE)))
+    line = line_of(other, other.seal_secret(INFO, memoryview(bytearray(VALUE))))
     with pytest.raises(CorruptError, match=f"line for {line.d} cannot be opened: invalid MAC"):
         seal.open_secret(line)
     other.close()
@@ -109,7 +109,7 @@ def test_what_another_key_sealed_is_refused(seal: Seal) -> None:
 
 def test_resealed_for_another_key(seal: Seal) -> None:
     other = Seal.generate(ARENA)
-    line = line_of(seal, seal.seal_secret(INFO, memoryview(VALUE)))
+    line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))))
     moved = line_of(other, seal.reseal(line, other))
     with other.open_secret(moved, "TOKEN") as opened:
         assert (opened.info, bytes(opened.view)) == (INFO, VALUE)
@@ -137,7 +137,7 @@ def test_signs(seal: Seal) -> None:
 
 
 def test_nothing_shows_a_value(seal: Seal) -> None:
-    line = line_of(seal, seal.seal_secret(INFO, memoryview(VALUE)))
+    line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))))
     with seal.open_secret(line) as opened:
         assert "sesame" not in repr(opened) + str(opened) + repr(seal)
 
@@ -148,7 +148,7 @@ def test_nothing_shows_a_value(seal: Seal) -> None:
 def use_all(seal: Seal, line: Line, other: Seal) -> list[Callable[[], object]]:
     return [
         lambda: seal.blind("TOKEN"),
-        lambda: seal.seal_secret(INFO, memoryview(VALUE)),
+        lambda: seal.seal_secret(INFO, memoryview(bytearray(VALUE))),
         lambda: seal.open_secret(line),
         lambda: seal.seal_bytes(b"x"),
         lambda: seal.open_bytes(line.text),
@@ -160,7 +160,7 @@ def use_all(seal: Seal, line: Line, other: Seal) -> list[Callable[[], object]]:
 
 def test_a_wiped_key_does_nothing() -> None:
     seal, other = Seal.generate(ARENA), Seal.generate(Arena(1 << 16))
-    line = line_of(seal, seal.seal_secret(INFO, memoryview(VALUE)))
+    line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))))
     ARENA.wipe()
     for use in use_all(seal, line, other):
         with pytest.raises(LockedError):

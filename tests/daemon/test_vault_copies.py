@@ -420,7 +420,7 @@ async def test_a_copy_that_holds_what_cannot_be_opened(house: House, tmp_path: P
         seal = Seal.generate(house.place.arena)
         draft = Draft(seal, Catalog(), Chain(), 1)
         draft.put_slot("passphrase", passphrases.make(house.place.arena, seal.key, given, CHEAP))
-    content = seal.seal_secret(SecretInfo("A", 1, 1, "text"), memoryview(b"x"))
+    content = seal.seal_secret(SecretInfo("A", 1, 1, "text"), memoryview(bytearray(b"x")))
     draft.catalog.add(Line.of(seal.line(seal.blind("B"), 1, content)))
     path = tmp_path / "odd"
     path.write_bytes(draft.whole(None))
