@@ -312,7 +312,7 @@ class Door:
 
     def _check_there(self) -> None:
         if self.fault is not None:
-            raise self.fault
+            raise self.fault.with_traceback(None)  # raised again and again, it would gather the traces of all
         if self._file.chain.head is None:
             raise UninitializedError
 
