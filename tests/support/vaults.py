@@ -83,11 +83,17 @@ class Place:
         with self.secret(passphrase) as given:
             return await vault.unlock(given, slot)
 
-    async def put(self, vault: Vault, replace: bool = True, /, **values: str | bytes) -> list[tuple[str, int]]:
+    async def put(
+        self, vault: Vault, replace: bool = True, /, **values: str | bytes
+    ) -> list[tuple[str, int]]:
         """Store text, or bytes declared as base64."""
         raw = {name: value.encode() if isinstance(value, str) else value for name, value in values.items()}
         items = [
-            {"name": name, "size": len(raw[name]), "encoding": "text" if isinstance(values[name], str) else "base64"}
+            {
+                "name": name,
+                "size": len(raw[name]),
+                "encoding": "text" if isinstance(values[name], str) else "base64",
+            }
             for name in raw
         ]
         with self.secret(b"".join(raw.values())) as slot:
