@@ -21,6 +21,7 @@ from avault_protocol import (
     BusyError,
     Decoder,
     InternalError,
+    LockedError,
     Request,
     RequestTimeoutError,
     Response,
@@ -198,7 +199,7 @@ class OperatorConnection:
     def __init__(self, core: Core, sock: socket.socket, caller: Caller) -> None:
         self._core = core
         self._outbox = Outbox(sock)
-        self._inbox = Inbox(sock, core.arena)
+        self._inbox = Inbox(sock, core.arena, lambda: core.vault.epoch)
         self._conversation = OperatorConversation(core, caller)
         self._open = 0
         self._turn = trio.Lock()
@@ -247,6 +248,8 @@ class OperatorConnection:
             if message.request.method == "lock":
                 return await self._conversation.handle(message, progress)
             async with self._turn:
+                if message.value is not None and message.epoch != self._core.vault.epoch:
+                    raise LockedError("the vault was locked while this arrived", hint="try again")
                 return await self._conversation.handle(message, progress)
         except AvaultError as error:
             return error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -35,12 +36,16 @@ _FDS_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
 class Message:
-    """One request with its value, which lies in the arena until `release`, and the descriptors that came with it."""
+    """One request with its value, which lies in the arena until `release`, and the descriptors that came with it.
 
-    __slots__ = ("_slot", "fds", "request", "value")
+    *epoch* is the vault's at the first byte: if it is another by now, what has arrived may have been wiped.
+    """
 
-    def __init__(self, request: Request, slot: Slot, extent: Extent, fds: list[int]) -> None:
+    __slots__ = ("_slot", "epoch", "fds", "request", "value")
+
+    def __init__(self, request: Request, slot: Slot, extent: Extent, fds: list[int], epoch: int) -> None:
         self.request = request
+        self.epoch = epoch
         self.fds = fds
         self.value: memoryview | None = slot.view[extent.head_end : extent.end] if extent.has_value else None
         self._slot = slot
@@ -61,11 +66,13 @@ def _give_up(slot: Slot, fds: list[int]) -> None:
 
 
 class Inbox:
-    """Receives messages one after the other on a non-blocking socket."""
+    """Receives messages one after the other on a non-blocking socket; *epoch* tells the vault's."""
 
-    def __init__(self, sock: socket.socket, arena: Arena) -> None:
+    def __init__(self, sock: socket.socket, arena: Arena, epoch: Callable[[], int]) -> None:
         self._sock = sock
         self._arena = arena
+        self._epoch = epoch
+        self._since = 0
         self._scanner = Scanner()
         self._slot: Slot | None = None
         self._have = 0
@@ -102,7 +109,9 @@ class Inbox:
         """Return the slot, made large enough for the message, as far as its size is known, and for one byte more."""
         needed = max(FIRST, self._have + 1 if self._extent is None else self._extent.end)
         old = self._slot
-        if old is not None and needed <= old.size:
+        if old is None:
+            self._since = self._epoch()
+        elif needed <= old.size:
             return old
         self._slot = slot = self._arena.take(needed if old is None else max(needed, 2 * old.size))
         if old is not None:
@@ -148,7 +157,7 @@ class Inbox:
             _give_up(slot, fds)
             raise
         if isinstance(head, Request):
-            return Message(head, slot, extent, fds)
+            return Message(head, slot, extent, fds, self._since)
         _give_up(slot, fds)
         if isinstance(head, Response):
             raise BadRequestError("a response, where nothing was asked")

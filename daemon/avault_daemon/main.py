@@ -59,6 +59,9 @@ def run(arguments: Sequence[str]) -> int:
         if error.hint:
             print(f"avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_status
+    except OSError as error:
+        print(f"avaultd: error: {error.filename or 'avaultd'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 

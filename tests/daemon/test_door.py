@@ -338,7 +338,7 @@ async def test_what_came_before_a_lock_is_not_used_after_the_next_unlock(
         vault.lock()
         await place.unlock(vault)
         gate.go.set()
-    assert [info.name for info in vault.secrets()] == ["A"]
+    assert [info.name for info in await vault.secrets()] == ["A"]
     vault.close()
 
 

@@ -76,7 +76,7 @@ async def test_what_was_put_is_there_after_a_restart(house: House) -> None:
     ]
     async for vault in house.now_and_after_a_restart():
         assert (value_of(vault, "TOKEN"), value_of(vault, "EMOJI")) == ("one", "schlüssel 🔑")
-        assert [info.name for info in vault.secrets()] == ["EMOJI", "TOKEN"]
+        assert [info.name for info in await vault.secrets()] == ["EMOJI", "TOKEN"]
         assert (vault.count, vault.has("TOKEN"), vault.has("OTHER")) == (2, True, False)
 
 
@@ -132,7 +132,7 @@ async def test_rm_leaves_nothing_in_the_file(house: House) -> None:
     assert d not in house.raw()
     assert {path.name for path in house.place.home.iterdir()} == {"vault.lock", "vault.jsonl"}
     async for vault in house.now_and_after_a_restart():
-        assert [info.name for info in vault.secrets()] == ["OTHER"]
+        assert [info.name for info in await vault.secrets()] == ["OTHER"]
         with pytest.raises(NotFoundError):
             vault.open_value("TOKEN")
     with pytest.raises(NotFoundError):

@@ -502,8 +502,8 @@ async def change(house: House, kind: str, copy: Path) -> None:
         await house.restore(copy)
 
 
-def content(vault: Vault) -> dict[str, str]:
-    return {info.name: value_of(vault, info.name) for info in vault.secrets()}
+async def content(vault: Vault) -> dict[str, str]:
+    return {info.name: value_of(vault, info.name) for info in await vault.secrets()}
 
 
 OLD = {"A": "value 5", "B": "AAEC"}
@@ -540,7 +540,7 @@ async def test_each_call_that_fails_leaves_the_old_or_the_new(
             vault.close()
         vault = house.reopen()
         assert await unlocked_by_one_of(house) in (PASSPHRASE, NEW)
-        assert content(vault) in (OLD, AFTER[kind])
+        assert await content(vault) in (OLD, AFTER[kind])
         await place.put(vault, D="4")
         vault.close()
     assert at > 8
@@ -565,7 +565,7 @@ async def test_after_a_failed_write_reading_goes_on_and_writing_does_not(tmp_pat
         with pytest.raises(StorageFailedError, match="outcome is unknown"):
             await place.put(vault, A="2", B="2")
         files.heal()
-        assert content(vault) == {"A": "1"}
+        assert await content(vault) == {"A": "1"}
         with pytest.raises(StorageFailedError, match="restart"):
             await place.put(vault, A="3")
         vault.lock()
@@ -574,4 +574,4 @@ async def test_after_a_failed_write_reading_goes_on_and_writing_does_not(tmp_pat
             await vault.rm("A")
     with place.opened() as vault:
         await place.unlock(vault)
-        assert content(vault) == {"A": "2", "B": "2"}  # it had reached the disk after all
+        assert await content(vault) == {"A": "2", "B": "2"}  # it had reached the disk after all

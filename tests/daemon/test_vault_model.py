@@ -216,7 +216,7 @@ class VaultModel(RuleBasedStateMachine):
             assert self.place.arena.in_use == 0
             return
         assert vault.policy.agents == self.agents
-        assert [info.name for info in vault.secrets()] == sorted(self.secrets)
+        assert [info.name for info in trio.run(vault.secrets)] == sorted(self.secrets)
         for name, versions in self.secrets.items():
             found = [(info.version, value_of(vault, name, info.version)) for info in vault.history(name)]
             assert found == versions[::-1]

@@ -32,7 +32,7 @@ async def reveal(turn: Turn) -> Answer:
 async def list_secrets(turn: Turn) -> Answer:
     """List what is there by name, at most `limit` at once, and who may read it; never values."""
     core, after, limit = turn.core, turn.params.get("after", ""), turn.params.get("limit", 1000)
-    found = [info for info in core.vault.secrets() if info.name > after]
+    found = [info for info in await core.vault.secrets() if info.name > after]
     readers = core.vault.policy.readers
     return Answer(
         {
