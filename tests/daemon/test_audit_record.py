@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,6 +246,67 @@ def test_try_flush_never_raises(book: Book) -> None:
     use(record, flush=False)
     record.try_flush()
     assert record.problem is not None
+
+
+@pytest.mark.parametrize("kind", ["clean", "done", "short", "dead"])
+@pytest.mark.parametrize("at", range(1, 45))
+async def test_whichever_call_fails_what_was_served_is_on_record(
+    tmp_path: Path, at: int, kind: str, mock_clock: trio.testing.MockClock
+) -> None:
+    """Every system call from the opening on, in four ways; then the daemon starts anew on a disk that works."""
+    book, served = Book(tmp_path, max_segment=900), list[str]()
+    book.disk.fail(at, code=errno.ENOSPC, done=kind == "done", short=kind == "short", dead=kind == "dead")
+    record = book.open()
+    book.unlock(record)
+    for number in range(8):
+        use(record, f"N{number}", flush=False)
+        try:
+            record.flush()
+            served.append(f"N{number}")
+        except AuditFailedError:
+            assert record.problem is not None
+        await run_for(record, book, 0.3)
+    record.close()
+    book.disk.heal()
+    again = book.open()
+    assert again.problem is None
+    used = [line["secret"] for line in book.lines() if line["action"] == "get_secret"]
+    assert set(served) <= set(used)
+    assert used == sorted(used)
+    use(again, "LAST")
+    assert book.verify().problem is None
+    again.close()
+
+
+SERVER = """
+import sys
+from pathlib import Path
+from support.records import Book, use
+
+book = Book(Path(sys.argv[1]))
+record = book.open()
+for number in range(10**9):
+    use(record, f"N{number}")
+    print(number, flush=True)
+"""
+
+
+def test_what_was_served_before_a_kill_is_on_record(tmp_path: Path) -> None:
+    book, served = Book(tmp_path), -1
+    for patience in (1, 50, 300):
+        command = [sys.executable, "-c", SERVER, str(tmp_path)]
+        environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            for _ in range(patience):
+                served = int(process.stdout.readline())
+            process.kill()
+            served = max([served, *map(int, process.stdout.read().split())])
+        record = book.open()
+        assert record.problem is None
+        assert record.last_use(f"N{served}") is not None
+        assert book.verify().problem is None
+        record.close()
 
 
 # --- what a crash leaves --------------------------------------------------------------------------------------------------

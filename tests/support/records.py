@@ -20,16 +20,17 @@ CALLER = make_caller()
 
 
 class Book:
-    """The folder, its anchor, and the record that is open in it."""
+    """The folder, its anchor, and the record that is open in it. *anchor*: that of a real vault."""
 
-    def __init__(self, directory: Path, *, max_segment: int = 1 << 20) -> None:
+    def __init__(self, directory: Path, *, max_segment: int = 1 << 20, anchor: Anchor | None = None) -> None:
         self.directory = directory
         self.max_segment = max_segment
         self.key = Key()
         self.clock = Clock()
-        self.anchor = Anchor(directory / "anchor.json")
-        self.anchor.load()
-        self.anchor.update(current=Point(self.key.hex, 1, "0" * 64))
+        self.anchor = anchor or Anchor(directory / "anchor.json")
+        if anchor is None:
+            self.anchor.load()
+            self.anchor.update(current=Point(self.key.hex, 1, "0" * 64))
         self.disk = FaultyFiles()
 
     def open(self, *, sync: Literal["batch", "always"] = "batch") -> Record:
