@@ -162,8 +162,8 @@ def _met(conditions: Conditions) -> bool:
 class Agent:
     """One agent of the vault: who it is, and what its plugins may read.
 
-    *plugins* is None while the vault is locked. *instances* is how many live processes a plugin may have; it is
-    sealed with the grants, so a daemon that has not been unlocked since its start takes it for 1.
+    *plugins* is None while the vault is locked. *instances* is how many live processes a plugin may have; like the
+    selectors it is known while locked, when a second instance may say hello just as well.
     """
 
     name: str
@@ -228,20 +228,28 @@ class Agent:
         return self.plugins
 
     def to_public(self) -> dict[str, object]:
-        """Return what the vault file shows of this agent: its selectors, as a JSON object."""
-        return self.selectors.to_json()
+        """Return what the vault file shows of this agent, as a JSON object: its selectors and its instances."""
+        return {**self.selectors.to_json(), "instances": self.instances}
 
     def to_sealed(self) -> bytes:
         """Return what the vault file seals of this agent, as JSON in its one form; `LockedError` if not known."""
         plugins = {p: dict(sorted(grants.items())) for p, grants in sorted(self._known().items())}
-        return _dumps({"instances": self.instances, "plugins": plugins}).encode("ascii")
+        return _dumps({"plugins": plugins}).encode("ascii")
 
     @classmethod
     def from_public(cls, name: str, public: object) -> Agent:
         """Return the locked agent that *public*, a parsed JSON object, describes; `CorruptError` if it is odd."""
         if not is_agent_name(name):
             raise CorruptError(f"not the name of an agent: {ascii(name)[:80]}")
-        return cls(name, Selectors.from_json(public), plugins=None)
+        match public:
+            case {"instances": int(instances), **selectors} if 0 < instances <= MAX_INSTANCES:
+                found = cls(name, Selectors.from_json(selectors), int(instances), plugins=None)
+            case _:
+                raise CorruptError(f"agent {name}: its selectors are no map with its instances")
+        # This also finds another order, and true for 1.
+        if _dumps(found.to_public()) != _dumps(public):
+            raise CorruptError(f"agent {name}: its selectors are not in their one form")
+        return found
 
     def unsealed(self, sealed: bytes | memoryview) -> Agent:
         """Return this agent with what was sealed of it; `CorruptError` unless it is exactly what `to_sealed` makes."""
@@ -251,12 +259,12 @@ class Agent:
         except (ValueError, RecursionError):
             raise CorruptError(f"agent {self.name}: its sealed part is no JSON") from None
         match value:
-            case {"instances": int(instances), "plugins": dict()} if 0 < instances <= MAX_INSTANCES:
+            case {"plugins": dict()}:
                 grants = _grants(self.name, cast("Any", value)["plugins"])
             case _:
-                raise CorruptError(f"agent {self.name}: its sealed part is no map of instances and plugins")
-        found = replace(self, instances=int(instances), plugins=grants)  # int: true is one of them
-        # This also finds what json.loads passes over: duplicate keys, spaces, another order, true for 1.
+                raise CorruptError(f"agent {self.name}: its sealed part is no map of plugins")
+        found = replace(self, plugins=grants)
+        # This also finds what json.loads passes over: duplicate keys, spaces, another order.
         if found.to_sealed() != raw:
             raise CorruptError(f"agent {self.name}: its sealed part is not in its one form")
         return found

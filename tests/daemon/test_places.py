@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_without_a_runtime_directory_there_is_an_error_and_never_tmp(environ: di
 
 
 def test_without_home_the_user_database_knows() -> None:
-    assert find({"XDG_RUNTIME_DIR": "/run/user/0"}).home.is_relative_to(Path("~").expanduser())
+    assert find({"XDG_RUNTIME_DIR": "/run/user/0"}).home.is_relative_to(pwd.getpwuid(os.getuid()).pw_dir)
 
 
 def test_the_settings_may_say_whose_service_it_is(tmp_path: Path) -> None:
