@@ -80,12 +80,16 @@ class Method:
         self.returns_value = returns_value
 
     def check(self, params: object) -> dict[str, object]:
-        """Return the checked parameters; raise `BadRequestError` naming the first that is wrong."""
+        """Return the checked parameters; raise `BadRequestError` naming the first that is wrong, if it is one of ours.
+
+        What was sent is never repeated: it may be a value in the wrong place.
+        """
         if not is_map(params):
             raise BadRequestError(f"{self.name}: the parameters are no map")
         for key in params:
             if key not in self.fields:
-                raise BadRequestError(f"{self.name}: unknown parameter {ascii(key)[:40]}")
+                known = ", ".join(self.fields) or "none"
+                raise BadRequestError(f"{self.name}: unknown parameter", hint=f"the parameters are: {known}")
         checked: dict[str, object] = {}
         for key, field in self.fields.items():
             if key in params:
@@ -161,9 +165,7 @@ def _unit(value: object, where: str) -> object:
     ):
         raise BadRequestError(f"{where}: not the name of a unit")
     if "/" in value or "." not in value:
-        raise BadRequestError(
-            f"{where}: not the full name of a unit, such as cobot.service: {ascii(value)[:80]}"
-        )
+        raise BadRequestError(f"{where}: not the full name of a unit, such as cobot.service")
     return value
 
 

@@ -195,16 +195,9 @@ def test_a_missing_one(method: Method, key: str) -> None:
 
 @every_method
 def test_an_unknown_one(method: Method) -> None:
-    with pytest.raises(BadRequestError, match=f"{method.name}: unknown parameter 'colour'"):
+    with pytest.raises(BadRequestError, match=f"{method.name}: unknown parameter$") as caught:
         method.check({**GOOD[method.name], "colour": "red"})
-
-
-@every_method
-def test_an_unknown_one_with_a_long_or_odd_name_is_shown_short_and_printable(method: Method) -> None:
-    with pytest.raises(BadRequestError) as caught:
-        method.check({"\x1b[2J" * 1000: 1})
-    assert caught.value.message.isprintable()
-    assert len(caught.value.message) < 100
+    assert caught.value.hint == f"the parameters are: {', '.join(method.fields) or 'none'}"
 
 
 @every_method

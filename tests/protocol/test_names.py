@@ -55,3 +55,28 @@ def test_no_names_of_agents(name: object) -> None:
     with pytest.raises(BadRequestError, match="not a name of an agent") as caught:
         check_agent_name(name)
     assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "oddity"),
+    [
+        (None, "it is no text"),
+        (b"hunter2", "it is no text"),
+        ("", "it is empty"),
+        ("!hunter2", "its character 1 may not stand there"),
+        ("hunter2 ", "its character 8 may not stand there"),
+        ("hunter2" * 19, "it has more than 128 characters"),
+        ("hunter2" * 19 + "!", "it has more than 128 characters"),
+    ],
+)
+def test_what_is_no_name_is_described_and_not_repeated(name: object, oddity: str) -> None:
+    with pytest.raises(BadRequestError, match=f"^not a name of a secret: {oddity}$"):
+        check_secret_name(name)
+
+
+@given(st.text(min_size=3).filter(lambda name: not is_agent_name(name)))
+def test_no_part_of_what_is_no_name_is_repeated(name: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        check_agent_name(name)
+    said = caught.value.message.removeprefix("not a name of an agent or plugin: ")
+    assert re.fullmatch(r"it has more than 64 characters|its character \d+ may not stand there", said)
