@@ -65,6 +65,7 @@ class AgentConnection:
     def __init__(self, core: Core, sock: socket.socket, caller: Caller, process: Process) -> None:
         self._core = core
         self._sock = sock
+        self._process = process
         self._outbox = Outbox(sock)
         self._decoder = Decoder()
         self._conversation = AgentConversation(core, caller, process)
@@ -103,12 +104,15 @@ class AgentConnection:
             self._nursery.cancel_scope.cancel()
 
     async def _receive(self) -> bytes:
+        """Return what has come; nothing at the end of the stream, which is also where its process ended."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
-                return self._sock.recv(RECEIVE)
+                data = self._sock.recv(RECEIVE)
             except BlockingIOError:
                 continue
+            # An heir may ask before the server's watcher has had its turn; it is somebody else already.
+            return data if self._process.alive() else b""
 
     async def _take(self, data: bytes) -> None:
         """Serve every request that *data* completes. No checkpoint lies between receiving and feeding."""
@@ -147,6 +151,8 @@ class AgentConnection:
         with trio.move_on_after(seconds):
             await self._core.unlocked.wait()
         self._waiting -= 1
+        if not self._process.alive():
+            return
         self._answer(request, waited=True)
         await self._send()
 
@@ -196,8 +202,9 @@ class AgentConnection:
 class OperatorConnection:
     """An operator's connection: one request at a time, but `lock` and the end of the connection are always heard."""
 
-    def __init__(self, core: Core, sock: socket.socket, caller: Caller) -> None:
+    def __init__(self, core: Core, sock: socket.socket, caller: Caller, process: Process) -> None:
         self._core = core
+        self._process = process
         self._outbox = Outbox(sock)
         self._inbox = Inbox(sock, core.arena, lambda: core.vault.epoch)
         self._conversation = OperatorConversation(core, caller)
@@ -209,6 +216,9 @@ class OperatorConnection:
         try:
             async with trio.open_nursery() as nursery:
                 while (message := await self._inbox.receive()) is not None:
+                    if not self._process.alive():  # what it had proven, its heirs have not
+                        message.release()
+                        break
                     if self._open >= MAX_OPERATOR_REQUESTS:
                         message.release()
                         raise BusyError(

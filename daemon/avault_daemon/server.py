@@ -168,7 +168,7 @@ class Server:
         try:
             with sock, scope:
                 if operator:
-                    await OperatorConnection(self._core, sock, caller).run()
+                    await OperatorConnection(self._core, sock, caller, process).run()
                 else:
                     await self._serve_agent(AgentConnection(self._core, sock, caller, process))
         except Exception as error:  # noqa: BLE001 - one conversation ends alone
