@@ -41,11 +41,12 @@ class Wait:
 def parse(request: Request, socket: str) -> tuple[Method, Params]:
     """Return the method of *socket* that *request* names, and its checked parameters.
 
-    A method of the other socket is as unknown as one that does not exist. Raises `BadRequestError`.
+    A method of the other socket is as unknown as one that does not exist. Raises `BadRequestError`, which repeats
+    nothing that was sent.
     """
     method = METHODS.get(request.method)
     if method is None or method.socket != socket:
-        raise BadRequestError(f"unknown method: {ascii(request.method)[:40]}")
+        raise BadRequestError("unknown method")
     if request.has_value != method.takes_value:
         raise BadRequestError(
             f"{method.name}: {'a value is missing' if method.takes_value else 'takes no value'}"

@@ -80,14 +80,14 @@ class Caller:
 
 def _check_uid(uid: object) -> None:
     if type(uid) is not int or not 0 <= uid < 2**32 - 1:
-        raise BadRequestError(f"not a numeric user id: {ascii(uid)[:40]}")
+        raise BadRequestError("not a numeric user id")
 
 
 def _check_unit(unit: object) -> None:
     if not isinstance(unit, str) or not 0 < len(unit) <= 255 or not (unit.isascii() and unit.isprintable()):
-        raise BadRequestError(f"not the name of a unit: {ascii(unit)[:80]}")
+        raise BadRequestError("not the name of a unit")
     if "/" in unit or "." not in unit:
-        raise BadRequestError(f"not the full name of a unit, such as cobot.service: {ascii(unit)[:80]}")
+        raise BadRequestError("not the full name of a unit, such as cobot.service")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from avault_protocol import BadRequestError
+from avault_protocol import BadRequestError, is_secret_name
 from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
 
 _MAX_FILE = 64 * 1024
@@ -75,7 +75,8 @@ def parse(content: bytes, name: str) -> Settings:
 
 def _check(name: str, key: str, value: object) -> None:
     if key not in RULES:
-        raise BadRequestError(f"{name}: unknown key {ascii(key)[:60]}", hint=_nearest(key))
+        shown = f" {key}" if is_secret_name(key) else ""
+        raise BadRequestError(f"{name}: unknown key{shown}", hint=_nearest(key))
     rule = RULES[key]
     if isinstance(rule, tuple):
         if value not in rule:
@@ -94,8 +95,10 @@ def _nearest(key: str) -> str:
 
 def _describe(value: object) -> str:
     match value:
-        case bool() | int() | float() | str():
-            return f"{'the text ' if isinstance(value, str) else ''}{ascii(value).lower()[:60]}"
+        case str():
+            return "some text"  # which, is not for a log: it may be a passphrase in the wrong place
+        case bool() | int() | float():
+            return str(value).lower()[:60]
         case list():
             return "a list"
         case dict():

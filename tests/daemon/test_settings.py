@@ -62,13 +62,13 @@ def test_the_example_explains_every_key_and_names_its_values() -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ('memroy = "auto"', "f.toml: unknown key 'memroy'", "did you mean memory?"),
-        ("audit = 1", "f.toml: unknown key 'audit'", "did you mean audit_sync?"),
-        ("zzz = 1", "f.toml: unknown key 'zzz'", "the keys are service, memory, "),
+        ('memroy = "auto"', "f.toml: unknown key memroy", "did you mean memory?"),
+        ("audit = 1", "f.toml: unknown key audit", "did you mean audit_sync?"),
+        ("zzz = 1", "f.toml: unknown key zzz", "the keys are service, memory, "),
         ("[memory]\nkind = 1", "f.toml: memory is a table, not one of auto, memfd_secret, mlock", None),
-        ('memory = "disk"', "f.toml: memory is the text 'disk', not one of", None),
+        ('memory = "disk"', "f.toml: memory is some text, not one of", None),
         ("memory = 1", "f.toml: memory is 1, not one of", None),
-        ('log_n = "18"', "f.toml: log_n is the text '18', not a whole number from 16 to 22", None),
+        ('log_n = "18"', "f.toml: log_n is some text, not a whole number from 16 to 22", None),
         ("log_n = true", "f.toml: log_n is true, not a whole number", None),
         ("log_n = 18.0", "f.toml: log_n is 18.0, not a whole number", None),
         ("log_n = [18]", "f.toml: log_n is a list, not a whole number", None),

@@ -98,9 +98,7 @@ async def slots(turn: Turn) -> Answer:
 async def slot_add(turn: Turn) -> Answer:
     """Add a second passphrase."""
     if turn.params["type"] != "passphrase":
-        raise BadRequestError(
-            f"slot_add: no such type of slot: {turn.params['type']}", hint="types: passphrase"
-        )
+        raise BadRequestError("slot_add: no such type of slot", hint="types: passphrase")
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         return Answer({"slot": await turn.core.vault.add_passphrase(passphrase, turn.log_n)})
