@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from avault_protocol import BadRequestError, NotFoundError
 
-from ..conversation import Answer, Params
+from ..conversation import Answer
 from ..policy import Agent, Caller, Selectors, boundary
 from ..requests import CallerRequest, Request, SecretRequest
 from .turn import Handler, Turn
@@ -50,14 +50,19 @@ def _boundary(turn: Turn, agent: Agent) -> str:
     return boundary(agent.selectors, turn.core.places.service)
 
 
-def _selectors(params: Params) -> Selectors | None:
-    given = {key: params[key] for key in ("uids", "units", "socket") if params.get(key)}
+def _selectors(turn: Turn) -> Selectors | None:
+    given = {key: turn.params[key] for key in ("uids", "units", "socket") if turn.params.get(key)}
+    if given.keys() == {"socket"} and turn.core.places.service == "system":
+        raise BadRequestError(
+            "in the system service a socket alone describes nobody",
+            hint="add --uid U or --unit U: anyone may enter the directory of its socket",
+        )
     return Selectors(**given) if given else None
 
 
 async def agent_set(turn: Turn) -> Answer:
     """Make an agent, or change what an existing one must be like; grants stay."""
-    name, selectors = turn.params["agent"], _selectors(turn.params)
+    name, selectors = turn.params["agent"], _selectors(turn)
     agent = turn.core.vault.policy.agents.get(name)
     if agent is None:
         agent = _new(name, selectors)
@@ -85,7 +90,7 @@ async def agent_rm(turn: Turn) -> Answer:
 async def grant(turn: Turn) -> Answer:
     """Let a plugin read secrets; the first grant of an agent also says how it is recognised."""
     params, vault = turn.params, turn.core.vault
-    name, selectors = params["agent"], _selectors(params)
+    name, selectors = params["agent"], _selectors(turn)
     agent = vault.policy.agents.get(name)
     created = agent is None
     if agent is None:
