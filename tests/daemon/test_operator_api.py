@@ -358,6 +358,27 @@ async def test_the_record_is_read_in_pages_and_verifies(house: House) -> None:
     assert (await operator.call("audit_verify"))["ok"] is True
 
 
+@pytest.mark.parametrize("method", ["reveal", "rm", "restore", "grant", "revoke"])
+async def test_a_name_of_nothing_is_not_on_record(house: House, method: str) -> None:
+    """It may be a value; that there was such a call, is."""
+    operator = await filled(house)
+    params = dict(CALLS[method][0])
+    params |= {"name": "ghp_hunter2"} if "name" in params else {"secrets": ["ghp_hunter2"]}
+    with pytest.raises(NotFoundError):
+        await operator.call(method, params)
+    entries = (await operator.call("audit"))["entries"]
+    assert method in [entry["action"] for entry in entries]
+    assert "ghp_hunter2" not in repr(entries)
+
+
+async def test_a_grant_of_what_is_gone_is_taken_back_on_record(house: House) -> None:
+    operator = await filled(house)
+    await operator.call("rm", {"name": "TOKEN"})
+    await operator.call("revoke", {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"]})
+    entries = (await operator.call("audit", {"secret": "TOKEN"}))["entries"]
+    assert entries[-1]["action"] == "revoke"
+
+
 async def test_status_and_lock_do_not_need_the_record(house: House) -> None:
     operator = await filled(house)
     house.core.record.close()

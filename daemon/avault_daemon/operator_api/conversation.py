@@ -46,18 +46,22 @@ class OperatorConversation:
     async def _proven_turn(self, method: Method, turn: Turn) -> Answer:
         if turn.proven is None:
             raise ProofRequiredError(f"{method.name} needs your passphrase")
-        await self._record(method, turn.params, None)
+        secrets = self._secrets(turn.params)
+        await self._record(method, turn.params, secrets, None)
         try:
             return await HANDLERS[method.name](turn)
         except AvaultError as error:
-            await self._record(method, turn.params, error)
+            await self._record(method, turn.params, secrets, error)
             raise
 
-    async def _record(self, method: Method, params: Params, failure: AvaultError | None) -> None:
-        """Put the change on record, a line for each secret that it names."""
+    async def _record(
+        self, method: Method, params: Params, secrets: list[str], failure: AvaultError | None
+    ) -> None:
+        """Put the change on record, a line for each of *secrets*."""
         gate, record = self._core.gate, self._core.record
         agent, plugin = params.get("agent", params.get("all")), params.get("plugin")
-        for secret in _secrets(params) or [None]:
+        lines: list[str | None] = [*secrets] or [None]
+        for secret in lines:
             if failure is None:
                 gate.note(self._caller, method.name, agent=agent, plugin=plugin, secret=secret)
             else:
@@ -65,10 +69,13 @@ class OperatorConversation:
         record.flush()
         await record.settle()
 
+    def _secrets(self, params: Params) -> list[str]:
+        """Return the secrets that are being made, or of those named the ones that are there or granted.
 
-def _secrets(params: Params) -> list[str | None]:
-    if "name" in params:
-        return [params["name"]]
-    if "items" in params:
-        return [item["name"] for item in params["items"]]
-    return list(params.get("secrets", []))
+        What is neither may be a value that was taken for a name, and the record is for ever.
+        """
+        vault = self._core.vault
+        if "items" in params:
+            return [item["name"] for item in params["items"]]
+        named: list[str] = [params["name"]] if "name" in params else params.get("secrets", [])
+        return [name for name in named if vault.has(name) or vault.policy.readers(name)]
