@@ -6,7 +6,9 @@ connection's tasks are cancelled all together, and then it is closed.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 from collections.abc import Iterable
 from functools import partial
@@ -265,7 +267,8 @@ class OperatorConnection:
             return error
         except OSError as error:
             log_fault(f"{message.request.method} on the operator's socket", error)
-            return InternalError(f"{message.request.method}: {error.strerror}")
+            # Its number, not its text, which may tell what a client sent.
+            return InternalError(f"{message.request.method}: {os.strerror(error.errno or errno.EIO).lower()}")
         except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"{message.request.method} on the operator's socket", error)
             return InternalError()
