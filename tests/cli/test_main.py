@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -112,14 +112,16 @@ print(*set(sys.modules) - before)
     assert not HEAVY & set(done.stdout.split())
 
 
-def elapsed(*command: str) -> float:
-    begin = time.perf_counter()
+def cost(*command: str) -> float:
+    """Return the processor time of *command*, which other work on the machine disturbs least."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=False, env={"AVAULT_RUNTIME_DIR": "/nowhere"})
-    return time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_a_run_takes_at_most_three_times_as_long_as_nothing() -> None:
-    """Best of ten, so compiled: what a user has after the first run."""
-    nothing = min(elapsed(sys.executable, "-c", "pass") for _ in range(10))
-    status = min(elapsed(str(BIN / "avault"), "status") for _ in range(10))
+def test_a_run_costs_at_most_three_times_as_much_as_nothing() -> None:
+    """The cheapest of many, so a compiled one: what a user has after the first run."""
+    pairs = [(cost(sys.executable, "-c", "pass"), cost(str(BIN / "avault"), "status")) for _ in range(20)]
+    nothing, status = map(min, zip(*pairs, strict=True))
     assert status < 3 * nothing, f"{status * 1000:.1f} ms against {nothing * 1000:.1f} ms"

@@ -19,6 +19,7 @@ folder, where `home` and `run` are the daemon's.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -72,6 +73,12 @@ class Script:
 
     def run(self) -> None:
         """Do one line after the other; AssertionError, naming the line, at the first that is not as it says."""
+        try:
+            self._run_lines()
+        finally:
+            self._stop_detached()
+
+    def _run_lines(self) -> None:
         for number, line in enumerate(self.lines, 1):
             words = [self.variables.get(word, word) for word in shlex.split(line, comments=True)]
             if words:
@@ -151,17 +158,20 @@ class Script:
     def do_daemon(self, what: str) -> None:
         """Start or stop it; or "detached": expect one that `--start` started, and stop that."""
         if what == "detached":
-            assert self._run(BIN / "avault", "status"), "there is none"
-            self.kill_detached()
+            assert self._stop_detached(), "there is none"
         else:
             acts: dict[str, Callable[[], object]] = {"start": self.daemon.start, "stop": self.daemon.stop}
             acts[what]()
 
-    def kill_detached(self) -> None:
-        assert self.last is not None
-        found = re.search(rb"pid (\d+)", self.last.stdout)
-        assert found, "status does not tell its pid"
-        os.kill(int(found[1]), signal.SIGTERM)
+    def _stop_detached(self) -> bool:
+        """Stop a daemon that a command of this script started; return whether there was one."""
+        command = [str(BIN / "avault"), "status", "--json"]
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, check=False)
+        pid = json.loads(done.stdout)["pid"] if done.returncode == 0 else None
+        if pid is None or (self.daemon.process is not None and pid == self.daemon.pid):
+            return False
+        os.kill(pid, signal.SIGTERM)
+        return True
 
     # --- what came of it ---
 
