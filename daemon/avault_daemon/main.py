@@ -8,6 +8,7 @@ confine.first()
 import argparse
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -43,10 +44,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run the daemon with *arguments*, and return its exit status."""
     options = parser().parse_args(arguments)
     os.umask(0o077)
+    _raise_descriptor_limit()
+    status = 0
     try:
         settings, places = place_rules.configure(os.environ, **vars(options))
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
         places.make()
+        places.claim()
         sodium.self_test()
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
@@ -54,15 +58,31 @@ def run(arguments: Sequence[str]) -> int:
             read=[],
         )
         trio.run(serve, assemble(settings, places, confinement))
-    except AvaultError as error:
-        print(f"avaultd: error: {error.message}", file=sys.stderr)  # noqa: T201
-        if error.hint:
-            print(f"avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
-        return error.exit_status
-    except OSError as error:
-        print(f"avaultd: error: {error.filename or 'avaultd'}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    except* (AvaultError, OSError) as group:
+        status = _report(group)
+    return status
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as may be had: 1,024 are soon used up by the connections of a few uids.
+
+    That soft limit is for programs that use select(2); here there is epoll and poll alone.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _report(error: BaseException) -> int:
+    """Say why the daemon does not run; return its exit status."""
+    while isinstance(error, BaseExceptionGroup):  # of a nursery
+        error = error.exceptions[0]
+    if isinstance(error, OSError):
+        error = AvaultError(f"{error.filename or 'avaultd'}: {error.strerror or 'input/output error'}")
+    assert isinstance(error, AvaultError)  # noqa: S101 - nothing else was caught
+    print(f"avaultd: error: {error.message}", file=sys.stderr)  # noqa: T201
+    if error.hint:
+        print(f"avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
+    return error.exit_status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ Source: XDG Base Directory Specification.
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import hashlib
 import logging
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from avault_protocol import BadRequestError, check_agent_name
+from avault_protocol import BadRequestError, BusyError, check_agent_name
 
 from . import settings
 from .settings import Settings
@@ -117,6 +118,23 @@ class Places:
         make_directory(self.home, 0o700)
         make_directory(self.state_dir, 0o700)
         make_directory(self.runtime_dir, self.modes.directory)
+
+    def claim(self) -> None:
+        """Keep other daemons away from the record and the sockets until this process ends; `BusyError`.
+
+        (The vault has a lock of its own, since it may be on a disk that other machines see.)
+        """
+        for directory in {os.path.realpath(self.state_dir), os.path.realpath(self.runtime_dir)}:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(
+                    descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # given back by the kernel, and by it alone
+            except BlockingIOError:
+                os.close(descriptor)
+                raise BusyError(
+                    f"another avaultd uses {directory}", hint="stop it, or name another directory"
+                ) from None
 
 
 def configure(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AvaultError, BusyError, pack_error
+from avault_protocol import AvaultError, BadRequestError, BusyError, pack_error
 
 from .caller import identify
 from .connection import AgentConnection, OperatorConnection
@@ -34,8 +34,9 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
-    """Return a socket listening on *path* with *mode*; raise `BusyError` if a live process listens there.
+    """Return a socket listening on *path* with *mode*.
 
+    `BusyError`: a live process listens there. `BadRequestError`: nobody can, for instance because the path is too long.
     The socket gets its mode before it listens, so nobody connects while it is wider than asked for.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -46,6 +47,11 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
         if group is not None:
             os.chown(path, -1, group)
         sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise BadRequestError(
+            f"{path}: {(error.strerror or str(error)).lower()}", hint="choose another --runtime-dir"
+        ) from error
     except BaseException:
         sock.close()
         raise
@@ -80,7 +86,7 @@ class Server:
         core.vault.listeners.append(self._on_event)
 
     def start(self) -> None:
-        """Listen on every socket; raises `BusyError` or OSError naming the one that cannot be had."""
+        """Listen on every socket; raises what `listen` raises."""
         places = self._core.places
         self._listen(places.operator_socket, places.modes.operator_socket, operator=True)
         self._listen(places.agent_socket, places.modes.agent_socket)

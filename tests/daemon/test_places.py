@@ -4,7 +4,10 @@ import hashlib
 import os
 import pwd
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from avault_daemon import places as module
 from avault_daemon.places import MODES, Places, configure, make_directory
 from avault_protocol import BadRequestError
+from support.house import places_in
 
 USER = {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1000"}
 SYSTEM = {"HOME": "/", "AVAULT_RUNTIME_DIR": "/run/avault"}
@@ -175,6 +179,46 @@ def test_the_directories_are_made_with_their_modes(tmp_path: Path, service: str)
     for directory in (places.runtime_dir, places.runtime_dir / "agents", places.agent_dir("cobot")):
         assert mode(directory) == inside
     assert mode(tmp_path / "a") == 0o700
+
+
+def claim_in_a_process_of_its_own(places: Places) -> subprocess.Popen[str]:
+    """Return a process that has claimed *places*, or says why it could not."""
+    code = f"""
+import sys
+from pathlib import Path, PosixPath
+from avault_daemon.places import Places
+try:
+    {places!r}.claim()
+except Exception as error:
+    print(type(error).__name__, error)
+else:
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("shared", ["state_dir", "runtime_dir"])
+def test_two_daemons_share_neither_a_record_nor_sockets(tmp_path: Path, shared: str) -> None:
+    one, other = (places_in(tmp_path / name) for name in ("one", "other"))
+    other = replace(other, **{shared: getattr(one, shared)})
+    for places in (one, other):
+        places.make()
+    with claim_in_a_process_of_its_own(one) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "claimed\n"
+        said, _ = claim_in_a_process_of_its_own(other).communicate("")
+        assert said == f"BusyError another avaultd uses {getattr(one, shared)}\n"
+        first.kill()
+    assert claim_in_a_process_of_its_own(other).communicate("")[0] == "claimed\n"
+
+
+def test_one_directory_may_be_both(tmp_path: Path) -> None:
+    places = replace(places_in(tmp_path), state_dir=tmp_path / "run")
+    places.make()
+    assert claim_in_a_process_of_its_own(places).communicate("")[0] == "claimed\n"
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "A", "x" * 65])
