@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import trio
 
@@ -75,7 +76,7 @@ def _raise_descriptor_limit() -> None:
 def _report(error: BaseException) -> int:
     """Say why the daemon does not run; return its exit status."""
     while isinstance(error, BaseExceptionGroup):  # of a nursery
-        error = error.exceptions[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     if isinstance(error, OSError):
         error = AvaultError(f"{error.filename or 'avaultd'}: {error.strerror or 'input/output error'}")
     assert isinstance(error, AvaultError)  # noqa: S101 - nothing else was caught

@@ -420,6 +420,6 @@ async def test_an_agents_own_socket(house: House) -> None:
 def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     directory = tmp_path / ("x" * 100)
     directory.mkdir()
-    with pytest.raises(BadRequestError, match="x/agent.sock: af_unix path too long") as caught:
+    with pytest.raises(BadRequestError, match=r"x/agent\.sock: af_unix path too long") as caught:
         listen(directory / "agent.sock", 0o600)
     assert caught.value.hint == "choose another --runtime-dir"
