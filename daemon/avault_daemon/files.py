@@ -53,7 +53,7 @@ class Files:
 
     # --- put together -------------------------------------------------------------------------------------------
 
-    def write_all(self, fd: int, data: bytes) -> None:
+    def write_all(self, fd: int, data: bytes | memoryview) -> None:
         """Write the whole of *data*; after an error any part of it may have been written."""
         rest = memoryview(data)
         while rest:
@@ -67,7 +67,7 @@ class Files:
         finally:
             self.close(fd)
 
-    def write_whole(self, path: Path, data: bytes) -> None:
+    def write_whole(self, path: Path, data: bytes | memoryview) -> None:
         """Make *path* hold *data*, on the disk; its name is durable only after `sync_directory` or `put_in_place`."""
         fd = self.open(path, ANEW)
         try:
