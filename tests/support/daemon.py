@@ -29,6 +29,7 @@ class RunningDaemon:
     arguments: Sequence[str] = ()
     env: dict[str, str] = field(default_factory=dict[str, str])
     process: subprocess.Popen[bytes] | None = None
+    command: Sequence[str] = (str(BIN / "avaultd"),)
 
     @property
     def home(self) -> Path:
@@ -53,7 +54,7 @@ class RunningDaemon:
 
     def start(self) -> None:
         """Start it and wait until it answers; AssertionError with its log if it ends instead."""
-        command = [str(BIN / "avaultd"), "--state-dir", str(self.state_dir), *self.arguments]
+        command = [*self.command, "--state-dir", str(self.state_dir), *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -101,11 +102,17 @@ class RunningDaemon:
 
 @contextmanager
 def running_daemon(
-    folder: Path, *, config: str = CONFIG, arguments: Sequence[str] = (), env: dict[str, str] | None = None
+    folder: Path,
+    *,
+    config: str = CONFIG,
+    arguments: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+    command: Sequence[str] = (),
 ) -> Generator[RunningDaemon]:
-    """Run a daemon in *folder* for as long as the block lasts."""
+    """Run a daemon in *folder* for as long as the block lasts; *command* stands for `avaultd` and runs in its process."""
     (folder / "config.toml").write_text(config)
     daemon = RunningDaemon(folder, arguments)
+    daemon.command = command or daemon.command
     daemon.env = {
         "PATH": f"{BIN}:/usr/bin:/bin",
         "HOME": str(folder),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,18 @@ def sleeper() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "1000"])
 
 
-def sleeper_with(pid: int, *, tries: int = 1000) -> subprocess.Popen[bytes]:
-    """Return one whose pid is *pid*, which must be free; others may fork in between, hence *tries*."""
+def sleeper_with(pid: int) -> subprocess.Popen[bytes]:
+    """Return one whose pid is *pid*, which must be free."""
+    return started_with(pid, sleeper)
+
+
+def started_with(
+    pid: int, start: Callable[[], subprocess.Popen[bytes]], *, tries: int = 1000
+) -> subprocess.Popen[bytes]:
+    """Return what *start* starts, with the pid *pid*, which must be free; others may fork in between, hence *tries*."""
     for _ in range(tries):
         _LAST.write_text(str(pid - 1))
-        process = sleeper()
+        process = start()
         if process.pid == pid:
             return process
         end(process)
