@@ -101,6 +101,12 @@ class Catalog:
 
     # --- slots --------------------------------------------------------------------------------------------------
 
+    def slot_line(self, slot: str) -> Line:
+        """Return the line of a slot; `NotFoundError`."""
+        if slot not in self.slots:
+            raise NotFoundError(f"there is no slot {slot}", hint="see: avault slot list")
+        return self.slots[slot]
+
     def slot(self, slot: str) -> SlotInfo:
         """Describe a slot; `CorruptError` if its line is malformed."""
         content = self.slots[slot].text
@@ -113,10 +119,10 @@ class Catalog:
         """Return the ids of the slots that a passphrase opens."""
         return [slot for slot in self.slots if self.slot(slot).type == passphrase.TYPE]
 
-    def free_passphrase_slot(self) -> str:
-        """Return an id for another passphrase slot: "passphrase", "passphrase-2", …"""
+    def free_slot(self, kind: str) -> str:
+        """Return an id for another slot of this kind: "passphrase", "passphrase-2", …"""
         number = 1
-        while (slot := "passphrase" if number == 1 else f"passphrase-{number}") in self.slots:
+        while (slot := kind if number == 1 else f"{kind}-{number}") in self.slots:
             number += 1
         return slot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from avault_protocol import CorruptError, StorageFailedError
@@ -12,6 +13,7 @@ from .catalog import Catalog, agent_content
 from .draft import Draft
 from .eventlog import Chain, Line, Log
 from .logfile import read_bounded
+from .nostr.keys import SecretKey
 from .opening import open_slot
 from .seal import Seal
 from .slots import passphrase as passphrases
@@ -24,10 +26,22 @@ class Source(NamedTuple):
     catalog: Catalog
 
 
+Reseal = Callable[[str, str, SecretKey], str | None]
+"""Given a slot's id and content, and the vault's new key: the content that holds that; None: it cannot be helped."""
+
+
 def under_new_key(
-    arena: Arena, source: Source, chain: Chain, now: int, *, passphrase: Slot, log_n: int, slot: str
+    arena: Arena,
+    source: Source,
+    chain: Chain,
+    now: int,
+    *,
+    passphrase: Slot,
+    log_n: int,
+    slot: str,
+    reseal: Reseal = lambda slot, content, key: None,
 ) -> tuple[Seal, Draft]:
-    """Return a fresh key, and a draft of all that *source* holds under it, with one slot.
+    """Return a fresh key, and a draft of all that *source* holds under it, with *slot* and those that *reseal* gives.
 
     The draft continues *chain*. The caller closes the key.
     """
@@ -35,6 +49,9 @@ def under_new_key(
     try:
         draft = Draft(seal, Catalog(), chain, now)
         draft.put_slot(slot, passphrases.make(arena, seal.key, passphrase, log_n))
+        for other, line in source.catalog.slots.items():
+            if other != slot and (content := reseal(other, line.text, seal.key)) is not None:
+                draft.put_slot(other, content)
         _fill(draft.catalog, source, seal)
         return seal, draft
     except BaseException:

@@ -29,6 +29,7 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     BusyError,
+    CorruptError,
     LockedError,
     StorageFailedError,
     UninitializedError,
@@ -41,6 +42,7 @@ from .catalog import Catalog, SlotInfo
 from .draft import Draft
 from .files import Files
 from .logfile import LogFile
+from .nostr.keys import SecretKey
 from .nostr.nip49 import MAX_LOG_N, MIN_LOG_N
 from .opening import open_slot
 from .policy import Policy
@@ -237,6 +239,29 @@ class Door:
                 self._to("failed")
             raise
         return opened_by
+
+    def unlock_with(self, key: SecretKey, slot: str) -> None:
+        """Unlock with the key that *slot*, of another type than a passphrase, gave; takes *key* over.
+
+        `BusyError`, `BadRequestError`: it is being unlocked, or is; `CorruptError`: it is the key of another vault.
+        """
+        try:
+            self._check_there()
+            if self.state == UNLOCKING:
+                raise BusyError("the vault is being unlocked")
+            if self.state == UNLOCKED:
+                raise BadRequestError("the vault is unlocked already")
+            if key.public != self.public:
+                raise CorruptError(f"slot {slot} holds the key of another vault")
+        except BaseException:
+            key.close()
+            raise
+        self._to("try")
+        try:
+            self._enter(Seal(self._arena, key), "opened")
+        except BaseException:
+            self._to("failed")
+            raise
 
     async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
         """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""

@@ -24,10 +24,11 @@ from .catalog import Catalog, SlotInfo
 from .door import Door, close_key
 from .draft import Draft
 from .eventlog import Chain
+from .nostr.keys import SecretKey
 from .opening import check_passphrase_slot
 from .policy import Agent
 from .seal import Opened, Seal, SecretInfo
-from .slots import passphrase as passphrases
+from .slots import passphrase as passphrases, phone as phones
 
 __all__ = ["Opened", "SecretInfo", "SlotInfo", "Vault"]
 
@@ -141,7 +142,7 @@ class Vault(Door):
         content = await self._slot_content(passphrase, log_n)
 
         def change(draft: Draft) -> str:
-            slot = draft.catalog.free_passphrase_slot()
+            slot = draft.catalog.free_slot(passphrases.TYPE)
             draft.put_slot(slot, content)
             return slot
 
@@ -160,6 +161,37 @@ class Vault(Door):
 
         await self._transact(change, since=before)
 
+    def slot_content(self, slot: str) -> str:
+        """Return what the vault file says of *slot*, for types whose secrets lie elsewhere. `NotFoundError`."""
+        return self._catalog.slot_line(slot).text
+
+    def encrypt_for(self, operator: str, text: str, secret: Slot) -> str:
+        """Return the NIP-44 payload from the vault to *operator* (public key, hex) of *text* and *secret* in hex."""
+        return phones.encrypt_text(self._arena, self._need().key, operator, text, secret)
+
+    async def add_slot(self, kind: str, make: Callable[[str, SecretKey], str], *, since: int) -> str:
+        """Add a slot of another kind than a passphrase; return its id.
+
+        *make*, given the id and the vault's key, returns the content; it is called in a thread. *since*: the epoch in
+        which it got what it uses.
+        """
+
+        def change(draft: Draft) -> str:
+            slot = draft.catalog.free_slot(kind)
+            draft.put_slot(slot, make(slot, draft.seal.key))
+            return slot
+
+        return await self._transact(change, since=since)
+
+    async def renew_slot(self, slot: str, make: Callable[[str, SecretKey], str], *, since: int) -> None:
+        """Replace the content of *slot*; the old one is gone from the file. `NotFoundError`; else as for `add_slot`."""
+
+        def change(draft: Draft) -> None:
+            draft.catalog.slot_line(slot)
+            draft.put_slot(slot, make(slot, draft.seal.key))
+
+        await self._transact(change, since=since)
+
     async def remove_slot(self, slot: str) -> None:
         """Remove a slot, from the file too. `NotFoundError`; `BadRequestError`: the last that a passphrase opens."""
         await self._transact(lambda draft: draft.remove_slot(slot))
@@ -175,8 +207,16 @@ class Vault(Door):
 
     # --- the whole ----------------------------------------------------------------------------------------------
 
-    async def rekey(self, passphrase: Slot, log_n: int, slot: str) -> list[str]:
+    async def rekey(
+        self,
+        passphrase: Slot,
+        log_n: int,
+        slot: str,
+        reseal: copies.Reseal = lambda slot, content, key: None,
+    ) -> list[str]:
         """Give the vault a fresh key, which *slot* holds under *passphrase*; return the ids of the slots that are gone.
+
+        *reseal*, called in a thread, makes slots of other types anew.
 
         `NotFoundError`, `BadRequestError`: no such passphrase slot, or no good passphrase. An exception of a listener
         told of the new key leaves all as it was. Cancelled while it waits for its turn it is as if never asked for.
@@ -188,7 +228,7 @@ class Vault(Door):
             seal, catalog = self._need_since(before), self._catalog
             check_passphrase_slot(catalog, slot)
             with seal.held():
-                fresh, draft = await self._renew(passphrase, log_n, slot, self._file.chain)
+                fresh, draft = await self._renew(passphrase, log_n, slot, self._file.chain, reseal)
             with self._unless_wiped(before):
                 renewed = await self._switch(fresh, lambda: draft.rewrite(self._file))
             if self.epoch == before:
@@ -196,7 +236,7 @@ class Vault(Door):
             else:
                 fresh.close()
             self._publish(renewed)
-        return [other for other in catalog.slots if other != slot]
+        return [other for other in catalog.slots if other not in renewed.slots]
 
     async def _switch(self, fresh: Seal, write: Callable[[], T]) -> T:
         """Announce the key *fresh* and *write* the file that is under it; neither happens without the other."""
@@ -236,12 +276,26 @@ class Vault(Door):
             finally:
                 fresh.close()
 
-    async def _renew(self, passphrase: Slot, log_n: int, slot: str, chain: Chain) -> tuple[Seal, Draft]:
+    async def _renew(
+        self,
+        passphrase: Slot,
+        log_n: int,
+        slot: str,
+        chain: Chain,
+        reseal: copies.Reseal = lambda slot, content, key: None,
+    ) -> tuple[Seal, Draft]:
         source = copies.Source(self._need(), self._catalog)
 
         def renew() -> tuple[Seal, Draft]:
             return copies.under_new_key(
-                self._arena, source, chain, self._now(), passphrase=passphrase, log_n=log_n, slot=slot
+                self._arena,
+                source,
+                chain,
+                self._now(),
+                passphrase=passphrase,
+                log_n=log_n,
+                slot=slot,
+                reseal=reseal,
             )
 
         return await self._derive(renew, close_key)

@@ -84,11 +84,11 @@ def test_ids_for_another_passphrase(seal: Seal) -> None:
     catalog = Catalog()
     free: list[str] = []
     for _ in range(3):
-        free.append(catalog.free_passphrase_slot())
+        free.append(catalog.free_slot("passphrase"))
         catalog.add(signed(seal, f"slot/{free[-1]}", slot_content(seal)))
     assert free == ["passphrase", "passphrase-2", "passphrase-3"]
     del catalog.slots["passphrase-2"]
-    assert catalog.free_passphrase_slot() == "passphrase-2"
+    assert catalog.free_slot("passphrase") == "passphrase-2"
 
 
 def test_a_slot_of_a_later_version_is_kept_and_opened_by_no_passphrase(seal: Seal) -> None:
