@@ -87,9 +87,29 @@ class Event:
             raise CorruptError("an event in a form other than its own")
         return event
 
+    @classmethod
+    def from_wire(cls, fields: object) -> Event:
+        """Take an event that a relay sent, parsed already: its fields in any order, and others that are ignored.
+
+        Raises CorruptError if one is missing or not well-formed.
+        """
+        if not _is(fields, dict):
+            raise CorruptError("not an event: no object")
+        given: Any = fields
+        try:
+            return cls(**{field: given[field] for field in _FIELDS} | {"tags": _frozen(given["tags"])})
+        except KeyError as missing:
+            raise CorruptError(f"not an event: no {missing.args[0]}") from None
+        except ValueError as error:
+            raise CorruptError(f"not an event: {error}") from None
+
+    def to_wire(self) -> dict[str, object]:
+        """Return the event as an object to send."""
+        return {field: getattr(self, field) for field in _FIELDS}
+
     def line(self) -> bytes:
         """Return the event as a line, without a newline."""
-        return _dumps({field: getattr(self, field) for field in _FIELDS})
+        return _dumps(self.to_wire())
 
     def valid_id(self) -> bool:
         """Report whether the id is the hash of the other fields."""
