@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from avault_protocol import (
     Decoder,
     InternalError,
     LockedError,
+    NotGrantedError,
     Request,
     RequestTimeoutError,
     Response,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .core import Core
     from .policy import Caller
     from .processes import Process
+    from .vault import Opened
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +173,19 @@ class AgentConnection:
                 _release(pending)
                 pending = [(request_id, failure) for request_id, _ in pending]
             for request_id, answer in pending:
-                _queue(self._core, self._outbox, request_id, answer)
+                _queue(self._outbox, request_id, answer, self._reopen)
             drained = self._outbox.pump()
         finally:
             _release(pending)
         if not drained:
             await self._outbox.drain()
+
+    def _reopen(self, name: str, version: int) -> Opened:
+        """Open again what was not sent at once; whether it may be had is asked again too."""
+        session = self._conversation.session
+        if session is None or not self._core.gate.allows(session, name):
+            raise NotGrantedError
+        return self._core.vault.open_value(name, version)
 
     def notify(self, event: str, detail: dict[str, object]) -> None:
         """Tell the plugin of an event that concerns it, without waiting."""
@@ -247,7 +256,7 @@ class OperatorConnection:
             message.release()
             self._open -= 1
         try:
-            _queue(self._core, self._outbox, request.id, answer)
+            _queue(self._outbox, request.id, answer, self._core.vault.open_value)
             drained = self._outbox.pump()
         finally:
             _release([(request.id, answer)])
@@ -285,7 +294,12 @@ def _release(answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:
             answer.opened.release()
 
 
-def _queue(core: Core, outbox: Outbox, request_id: int, answer: Answer | AvaultError) -> None:
+def _queue(
+    outbox: Outbox,
+    request_id: int,
+    answer: Answer | AvaultError,
+    open_value: Callable[[str, int], Opened],
+) -> None:
     if isinstance(answer, AvaultError):
         outbox.put(pack_error(request_id, answer))
         return
@@ -298,5 +312,5 @@ def _queue(core: Core, outbox: Outbox, request_id: int, answer: Answer | AvaultE
     if opened is None:
         outbox.put(header)
     else:
-        reopen = partial(core.vault.open_value, opened.name, opened.version)
+        reopen = partial(open_value, opened.name, opened.version)
         outbox.put(header, opened.size, None if opened.released else opened, reopen)

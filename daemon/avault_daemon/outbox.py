@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import limits
+from avault_protocol import AvaultError, limits
 
 if TYPE_CHECKING:
     from .vault import Opened
@@ -24,7 +24,7 @@ MAX_QUEUED = 128
 
 
 class Stalled(Exception):
-    """The peer does not take what it is sent."""
+    """The peer does not take what it is sent, or has not while it could still be had."""
 
 
 class _Item:
@@ -45,11 +45,16 @@ class _Item:
             self.opened = None
 
     def parts(self) -> list[bytes | memoryview]:
-        """What is still to be sent; opens the value again where its slot was given back."""
+        """What is still to be sent; opens the value again where its slot was given back, `Stalled` if it cannot."""
         if self.reopen is None:
             return [self.header[self.sent :]]
         if self.opened is None:
-            self.opened = self.reopen()
+            try:
+                self.opened = self.reopen()
+            except AvaultError as error:  # locked, removed, or taken back meanwhile
+                raise Stalled from error
+            if self.opened.size != self.size - len(self.header):  # another vault was restored meanwhile
+                raise Stalled
         head = len(self.header)
         if self.sent >= head:
             return [self.opened.view[self.sent - head :]]
@@ -73,7 +78,8 @@ class Outbox:
     ) -> None:
         """Queue *header*, and behind it a value of *value_size* bytes: *opened*, or what *reopen* gives.
 
-        *reopen* opens the same version of the same value again. Raises `Stalled` when too much is queued already.
+        *reopen* opens the same version of the same value again, or raises an `AvaultError` if this peer is not to have
+        it any more. Raises `Stalled` when too much is queued already.
         """
         if len(self._items) >= MAX_QUEUED:
             raise Stalled
@@ -82,8 +88,8 @@ class Outbox:
     def pump(self) -> bool:
         """Send what the socket takes now; report whether nothing is left.
 
-        Every slot of the arena is given back on return. Raises OSError when the peer is gone, and what `reopen`
-        raises where a value can no longer be opened: the stream then ends in the middle of a message.
+        Every slot of the arena is given back on return. Raises OSError when the peer is gone, and `Stalled` where a
+        value can no longer be opened: the stream then ends in the middle of a message.
         """
         try:
             while self._items:

@@ -121,7 +121,11 @@ class Server:
         if event == "policy":
             self._own_agents()
         for connection in list(self.agents):
-            connection.notify(event, detail)
+            try:
+                connection.notify(event, detail)
+            except Exception as error:  # noqa: BLE001 - the event is the vault's: no connection may stop it
+                log_fault("telling a connection of an event", error)
+                connection.stop()
 
     async def _serve(
         self, listener: socket.socket, operator: bool, agent: str | None, scope: trio.CancelScope

@@ -370,6 +370,67 @@ async def test_a_slow_reader_gets_all_of_it(house: House) -> None:
         assert (await agent.answer())[1] == big
 
 
+async def half_served(house: House) -> tuple[Peer, Peer]:
+    """Return the operator's connection, and that of an agent that was sent a part of what it asked for."""
+    operator = await granted(house, TOKEN=b"x" * limits.MAX_VALUE, OTHER=VALUE)
+    agent = await house.agent(secrets=("TOKEN", "OTHER"))
+    await agent.send(pack_request(1, "get_secret", {"name": "TOKEN"}) * 20)
+    await trio.testing.wait_all_tasks_blocked()
+    return operator, agent
+
+
+async def values_until_the_end(agent: Peer) -> int:
+    """Return how many whole values still come."""
+    came = 0
+    with pytest.raises((EOFError, ConnectionResetError)):
+        while True:
+            came += (await agent.answer())[1] is not None
+    return came
+
+
+async def test_a_peer_that_does_not_read_does_not_disturb_a_lock(house: House) -> None:
+    operator, deaf = await half_served(house)
+    other = await house.agent("weather")
+    assert await operator.call("lock") == {}
+    await other.notified("locked")
+    entries = (await operator.call("audit"))["entries"]
+    assert entries[-1]["action"] == "lock"
+    assert await values_until_the_end(deaf) < 20
+
+
+@pytest.mark.parametrize("change", ["rm", "revoke", "agent_rm"])
+async def test_what_was_taken_back_is_not_sent_on(house: House, change: str) -> None:
+    operator, slow = await half_served(house)
+    await operator.call(change, {"name": "TOKEN"} if change == "rm" else {"agent": "cobot"})
+    await house.put(operator, OTHER=b"newer")
+    assert (await operator.call("status"))["state"] == "unlocked"
+    size = 20 * limits.MAX_VALUE
+    kernel = slow.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert await values_until_the_end(slow) * limits.MAX_VALUE <= 2 * kernel < size
+
+
+async def test_a_connection_that_cannot_be_told_keeps_nobody_from_being_told(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await granted(house)
+    peers = [await house.agent(), await house.agent("weather")]
+    broken = next(iter(house.server.agents))
+
+    def fail(event: str, detail: dict[str, object]) -> None:
+        raise RuntimeError(event)
+
+    monkeypatch.setattr(broken, "notify", fail)
+    assert await operator.call("lock") == {}
+    told = 0
+    for peer in peers:
+        try:
+            await peer.notified("locked")
+            told += 1
+        except EOFError:
+            pass
+    assert told == 1
+
+
 async def test_a_flood_of_notifications_to_a_peer_that_does_not_read(house: House) -> None:
     operator = await granted(house)
     deaf = await house.agent()
