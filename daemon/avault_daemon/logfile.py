@@ -72,7 +72,8 @@ class LogFile:
         """Verify the file, compare it with the anchor and settle both; return its lines, or None if there is no vault.
 
         `CorruptError` names the line that is not what was written. `RollbackError`: the file is less than the anchor.
-        An incomplete tail behind what the anchor knows was never acknowledged: it is moved to `vault.jsonl.torn`.
+        An incomplete tail behind what the anchor knows was never acknowledged: it is moved to `vault.jsonl.torn`. If it
+        cannot be, because the disk is still full, what is before it is read all the same, and nothing is written.
         """
         with self._latching():
             with suppress(FileNotFoundError):
@@ -106,7 +107,7 @@ class LogFile:
         here = point_of(log.chain)
         self._compare(log)
         if log.tail is not None:
-            self._set_aside(data, log.tail)
+            self._settle_tail(data, log.tail)
         if (self.anchor.current, self.anchor.next) != (here, None):
             # What is accepted beyond the anchor may be in the page cache alone, and so may a rename.
             self._sync_all()
@@ -132,7 +133,19 @@ class LogFile:
                 f"the vault file ends at {_place(here)}, line {log.number}; {_place(current)} was the last seen here"
             )
 
-    def _set_aside(self, data: bytes, tail: Tail) -> None:
+    def _settle_tail(self, data: bytes, tail: Tail) -> None:
+        found = f"the vault file ended in a write that was never finished (line {tail.number})"
+        try:
+            torn = self._set_aside(data, tail)
+        except OSError as error:
+            self._failed = True
+            self.warnings.append(
+                f"{found}, which cannot be moved away: {error.strerror}; nothing is written until a restart"
+            )
+        else:
+            self.warnings.append(f"{found}: moved to {torn.name}")
+
+    def _set_aside(self, data: bytes, tail: Tail) -> Path:
         torn = self.path.with_name(self.path.name + ".torn")
         self._files.write_whole(torn, data[tail.start :])
         self._files.sync_directory(self.path.parent)
@@ -142,9 +155,7 @@ class LogFile:
             self._files.fsync(fd)
         finally:
             self._files.close(fd)
-        self.warnings.append(
-            f"the vault file ended in a write that was never finished (line {tail.number}): moved to {torn.name}"
-        )
+        return torn
 
     def _sync_all(self) -> None:
         fd = self._files.open(self.path, os.O_WRONLY)

@@ -352,6 +352,7 @@ def test_each_call_of_a_replacement_that_fails(disk: Disk, at: int, fault: dict[
 
 
 SETTLE_CALLS = 16
+SET_ASIDE_CALLS = range(2, 9)
 
 
 @pytest.mark.parametrize("fault", [{}, {"dead": True}, {"dead": True, "done": True}], ids=str)
@@ -362,8 +363,15 @@ def test_each_call_of_an_opening_that_fails(disk: Disk, at: int, fault: dict[str
     beside(disk.path).write_bytes(b"left over")
     disk.anchor.load()
     disk.files.fail(at, **fault)
-    with pytest.raises(StorageFailedError):
-        LogFile(disk.path, disk.anchor, disk.files).open()
+    file = LogFile(disk.path, disk.anchor, disk.files)
+    if at in SET_ASIDE_CALLS and not fault:
+        assert file.open() == Log(DATA).lines  # what is whole can be read
+        assert "(line 9), which cannot be moved away: " in file.warnings[-1]
+        with pytest.raises(StorageFailedError, match="restart"):
+            file.append(MORE)
+    else:
+        with pytest.raises(StorageFailedError):
+            file.open()
     disk.opened()
     assert disk.path.read_bytes() == DATA
     assert disk.torn.read_bytes() == MORE[:-1]
