@@ -15,9 +15,8 @@ and the tag proves an answer before anything believes it. Tokens and peppers lie
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from avault_protocol import CorruptError, DeniedError
 
@@ -61,9 +60,12 @@ class PhoneSlot(Phone):
         """Return the slot of this content; `CorruptError` unless it is in its one form."""
         try:
             match json.loads(content):
-                case {"type": "nip46", "relays": [*relays], **fields} if _sound(relays, fields):
-                    slot = cls(relays=tuple(relays), **fields)
-                    if slot.content() == content:
+                case {"type": "nip46", "relays": [*relays], **rest}:
+                    fields = cast("dict[str, Any]", rest)
+                    if (
+                        _sound(relays, fields)
+                        and (slot := cls(relays=tuple(relays), **fields)).content() == content
+                    ):
                         return slot
                 case _:
                     pass
@@ -110,28 +112,26 @@ def make(arena: Arena, key: SecretKey, slot: str, phone: Phone, host: str, token
 
 
 def open_key(
-    arena: Arena, public: bytes, slot: str, content: PhoneSlot, token: Slot, peppers: Iterable[Slot]
+    arena: Arena, public: bytes, slot: str, content: PhoneSlot, token: Slot, pepper: Slot
 ) -> SecretKey:
-    """Return the key of the vault *public* that *token* opens with one of *peppers*.
+    """Return the key of the vault *public* that *token* and *pepper* open.
 
-    `DeniedError` if none does: what the signer answered is not what was asked for.
+    `DeniedError` if they do not: what the signer answered is not what was asked for, or the pepper is another's.
     """
     data, sealed = _associated(public, content), bytes.fromhex(content.sealed)
-    for pepper in peppers:
-        secret = arena.take(KEY)
-        with _wrapping_key(arena, slot, token, pepper) as wrap:
-            if sodium.xchacha20poly1305_decrypt(
-                secret.address, sealed, len(sealed), data, bytes.fromhex(content.nonce), wrap.address
-            ):
-                key = SecretKey.adopt(secret)
-                if key.public == public:
-                    return key
-                key.close()
-                raise CorruptError(f"slot {slot} holds the key of another vault")
+    secret = arena.take(KEY)
+    with _wrapping_key(arena, slot, token, pepper) as wrap:
+        opened = sodium.xchacha20poly1305_decrypt(
+            secret.address, sealed, len(sealed), data, bytes.fromhex(content.nonce), wrap.address
+        )
+    if not opened:
         secret.release()
-    raise DeniedError(
-        f"the phone's answer does not open slot {slot}", hint="is it the right account on the phone?"
-    )
+        raise DeniedError(f"the phone's answer does not open slot {slot}")
+    key = SecretKey.adopt(secret)
+    if key.public != public:
+        key.close()
+        raise CorruptError(f"slot {slot} holds the key of another vault")
+    return key
 
 
 def encrypt_text(arena: Arena, key: SecretKey, to: str, text: str, secret: Slot) -> str:

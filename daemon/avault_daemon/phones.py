@@ -1,0 +1,389 @@
+"""The operator's phones: asked to unlock, asked to allow one action, and paired.
+
+An answer is believed only because it opens the sealed key, or says back a challenge that nobody else could read. After
+every unlock the slot is renewed: another token, another pepper, so that what was seen on the screen or the relay this
+time opens nothing the next. The order of a renewal: the new pepper is stored beside the old one, then the vault is
+written, then the old one is dropped; a process that is killed anywhere in between leaves a slot that opens.
+
+Whatever waits for a phone holds keys in the arena. `Vault.lock` zeroes them: what then comes in opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from avault_protocol import (
+    AvaultError,
+    BadRequestError,
+    BusyError,
+    CorruptError,
+    DeniedError,
+    LockedError,
+    NotFoundError,
+    RequestTimeoutError,
+)
+
+from . import sodium
+from .arena import Arena, Slot
+from .nostr.keys import SecretKey
+from .nostr.nip46 import Answer, Signer
+from .nostr.relay import NETWORK, Network, OnStage, ignore
+from .nostr.remote import Remote, open_remote
+from .nostr.uris import check_relay, check_relays, nostrconnect_uri, parse_bunker
+from .pairings import Pairing, Pairings, random_slot
+from .slots import phone as slots
+from .slots.phone import KEY, Phone, PhoneSlot
+
+if TYPE_CHECKING:
+    from .vault import Vault
+
+T = TypeVar("T")
+
+PATIENCE = 180.0
+"""Seconds that a person gets to find the phone; less makes people fail, as users of other signers report."""
+GOODBYE = 5.0
+"""Seconds that a signer gets to take note of the end of a pairing: a courtesy, nothing depends on it."""
+_SECRET = 16  # bytes of the secret in a nostrconnect URI
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What a phone's answer opened."""
+
+    key: SecretKey
+    slot: str
+    phone: Phone
+    pairing: Pairing
+
+    def close(self) -> None:
+        self.key.close()
+        self.pairing.close()
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A signer that answered, before the operator has looked at it; `close` it if it comes to nothing."""
+
+    phone: Phone
+    pairing: Pairing
+
+    def close(self) -> None:
+        """Forget its keys."""
+        self.pairing.close()
+
+
+class Phones:
+    """Asks the phones of *vault*'s slots. *host*: how this machine is called on their screens."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        vault: Vault,
+        pairings: Pairings,
+        host: str,
+        *,
+        enabled: bool,
+        plain_hosts: Sequence[str] = (),
+        network: Network = NETWORK,
+    ) -> None:
+        self._arena = arena
+        self._vault = vault
+        self._pairings = pairings
+        self._host = host
+        self._enabled = enabled
+        self._plain_hosts = plain_hosts
+        self._network = network
+
+    @property
+    def where(self) -> str:
+        """Where the pairings lie."""
+        return self._pairings.where
+
+    def slots(self) -> list[str]:
+        """Return the ids of the phone slots."""
+        return [slot.id for slot in self._vault.slots() if slot.type == slots.TYPE]
+
+    # --- unlocking ----------------------------------------------------------------------------------------------
+
+    async def unlock(self, on_stage: OnStage, *, patience: float = PATIENCE) -> str:
+        """Ask every phone at once; the first good answer unlocks, and its slot, whose id is returned, is renewed.
+
+        `NotFoundError`: no phone slot; `DeniedError`: every phone said no; `RequestTimeoutError`; `LockedError`: it was
+        locked meanwhile; `BadRequestError`: it was unlocked by something else meanwhile.
+        """
+        opened = await self._first(lambda slot: self._open(slot, on_stage), patience, _Opened.close)
+        with opened.pairing:
+            self._vault.unlock_with(opened.key, opened.slot)
+            # The vault is open whatever happens to the renewal; cancelled, it would only be done the next time.
+            await self._renew(opened)
+        return opened.slot
+
+    async def _open(self, slot: str, on_stage: OnStage) -> _Opened:
+        """Ask one phone for its token, and open the slot with it."""
+        before, public = self._vault.epoch, self._vault.public
+        content = PhoneSlot.parse(self._vault.slot_content(slot))
+        pairing = await self._load(slot)
+        try:
+            async with self._remote(content, pairing, on_stage) as remote:
+                request = remote.signer.nip44_decrypt(public or b"", content.payload)
+                with await remote.ask(request) as answer:
+                    self._check_epoch(before)
+                    key = self._open_with(public or b"", slot, content, answer, pairing)
+            return _Opened(key, slot, content, pairing)
+        except BaseException:
+            pairing.close()
+            raise
+
+    def _open_with(
+        self, public: bytes, slot: str, content: PhoneSlot, answer: Answer, pairing: Pairing
+    ) -> SecretKey:
+        token = _only_token(answer)
+        for index, pepper in enumerate(pairing.peppers):
+            try:
+                key = slots.open_key(self._arena, public, slot, content, token, pepper)
+            except DeniedError:
+                continue
+            for other in pairing.peppers[:index] + pairing.peppers[index + 1 :]:
+                other.release()
+            pairing.peppers = [pepper]  # the one in force
+            return key
+        raise DeniedError(
+            f"the phone's answer does not open slot {slot}", hint="is it the right account on the phone?"
+        )
+
+    async def _renew(self, opened: _Opened) -> None:
+        epoch, pairing = self._vault.epoch, opened.pairing
+        with random_slot(self._arena) as token:
+            pairing.peppers.insert(0, random_slot(self._arena))
+            await self._save(opened.slot, pairing)
+            await self._vault.renew_slot(
+                opened.slot,
+                lambda slot, key: self._make(slot, key, opened.phone, token, pairing),
+                since=epoch,
+            )
+        pairing.peppers.pop().release()
+        await self._save(opened.slot, pairing)
+
+    def _make(self, slot: str, key: SecretKey, phone: Phone, token: Slot, pairing: Pairing) -> str:
+        return slots.make(self._arena, key, slot, phone, self._host, token, pairing.peppers[0])
+
+    def reseal(self, slot: str, content: str, key: SecretKey) -> str | None:
+        """Make a phone slot anew for the vault's next key, from what is at hand; None if it is none, or nothing is.
+
+        A `copies.Reseal`; blocks. The pepper stays: only a new token is needed.
+        """
+        try:
+            phone = PhoneSlot.parse(content)
+            with self._pairings.load(slot) as pairing, random_slot(self._arena) as token:
+                return self._make(slot, key, phone, token, pairing)
+        except (CorruptError, NotFoundError):
+            return None
+
+    # --- proof --------------------------------------------------------------------------------------------------
+
+    async def prove(self, action: str, on_stage: OnStage, *, patience: float = PATIENCE) -> str:
+        """Have a phone allow *action*; return its slot's id. Errors as for `unlock`.
+
+        Each phone is sent a fresh challenge, in words that no unlock uses, and has to say it back.
+        """
+        return await self._first(
+            lambda slot: self._allow(slot, action, on_stage), patience, lambda slot: None
+        )
+
+    async def _allow(self, slot: str, action: str, on_stage: OnStage) -> str:
+        before, public = self._vault.epoch, self._vault.public
+        content = PhoneSlot.parse(self._vault.slot_content(slot))
+        text = f"avault allow {self._host}: {action} "
+        with await self._load(slot) as pairing, random_slot(self._arena) as challenge:
+            payload = self._vault.encrypt_for(content.operator, text, challenge)
+            async with self._remote(content, pairing, on_stage) as remote:
+                with await remote.ask(remote.signer.nip44_decrypt(public or b"", payload)) as answer:
+                    self._check_epoch(before)
+                    token = _only_token(answer)
+                    same = sodium.memcmp(token.address, challenge.address, KEY)
+                    if not same or not compare_digest(answer.text, text + "0" * (2 * KEY)):
+                        raise DeniedError(f"the phone of slot {slot} answers something else than was asked")
+        return slot
+
+    # --- pairing ------------------------------------------------------------------------------------------------
+
+    async def pair_bunker(self, uri: str, on_stage: OnStage, *, patience: float = PATIENCE) -> Candidate:
+        """Pair with the signer that a ``bunker://`` URI names."""
+        self._check_network()
+        bunker = parse_bunker(uri, allow_plain=self._plain_hosts)
+        with _in_time(patience):
+            async with self._new(bunker.signer, bunker.relays, on_stage) as (remote, pairing):
+                with await remote.ask(remote.signer.connect(bunker.secret, self._host)):
+                    return await self._meet(remote, bunker.relays, pairing)
+
+    async def pair_nostrconnect(
+        self, relays: Sequence[str], on_stage: OnStage, *, patience: float = PATIENCE
+    ) -> Candidate:
+        """Show a ``nostrconnect://`` URI, as stage ``scan``, and pair with whoever says its secret."""
+        self._check_network()
+        urls = check_relays([check_relay(url, allow_plain=self._plain_hosts) for url in relays])
+        secret = sodium.random(_SECRET).hex()
+        with _in_time(patience):
+            async with self._new(None, urls, on_stage) as (remote, pairing):
+                request = remote.signer.pairing(secret)
+                on_stage("scan", "", nostrconnect_uri(remote.signer.client.public, urls, secret, self._host))
+                with await remote.ask(request):
+                    return await self._meet(remote, urls, pairing)
+
+    async def _meet(self, remote: Remote, relays: tuple[str, ...], pairing: Pairing) -> Candidate:
+        with await remote.ask(remote.signer.get_public_key()) as answer:
+            return Candidate(Phone(answer.text, (remote.signer.public or b"").hex(), relays), pairing)
+
+    async def confirm(self, candidate: Candidate, on_stage: OnStage, *, patience: float = PATIENCE) -> str:
+        """Try whether the phone opens what is sealed for it; only then write the slot, with another token. Return its id.
+
+        The candidate is used up in every case.
+        """
+        epoch = self._vault.epoch
+        with candidate.pairing as pairing, random_slot(self._arena) as token:
+            slot, trial = self._vault.draft_slot(
+                "phone", lambda slot, key: self._make(slot, key, candidate.phone, token, pairing)
+            )
+            with _in_time(patience):
+                await self._try(slot, PhoneSlot.parse(trial), pairing, on_stage)
+            sodium.random_into(token.address, KEY)  # the one before was on the screen
+            await self._save(slot, pairing)
+            try:
+                return await self._vault.add_slot(
+                    "phone",
+                    lambda now, key: self._make(_same(slot, now), key, candidate.phone, token, pairing),
+                    since=epoch,
+                )
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._pairings.forget, slot)
+                raise
+
+    async def _try(self, slot: str, trial: PhoneSlot, pairing: Pairing, on_stage: OnStage) -> None:
+        public = self._vault.public or b""
+        async with self._remote(trial, pairing, on_stage) as remote:
+            with await remote.ask(remote.signer.nip44_decrypt(public, trial.payload)) as answer:
+                slots.open_key(
+                    self._arena, public, slot, trial, _only_token(answer), pairing.peppers[0]
+                ).close()
+
+    async def forget(self, slot: str, content: str) -> None:
+        """Drop the keys of the slot *slot*, which has been removed, having said goodbye to its signer if that is quick."""
+        if self._enabled:
+            with suppress(AvaultError), _in_time(GOODBYE), await self._load(slot) as pairing:
+                async with self._remote(PhoneSlot.parse(content), pairing, ignore) as remote:
+                    (await remote.ask(remote.signer.logout())).release()
+        await trio.to_thread.run_sync(self._pairings.forget, slot)
+
+    # --- what they share ----------------------------------------------------------------------------------------
+
+    async def _first(
+        self, ask: Callable[[str], Awaitable[T]], patience: float, discard: Callable[[T], None]
+    ) -> T:
+        """Ask with every phone slot at once; return what the first good answer gave, and drop the others."""
+        self._check_network()
+        waiting, found, errors = self.slots(), list[T](), list[AvaultError]()
+        if not waiting:
+            raise NotFoundError("no phone is paired with this vault", hint="pair one: avault slot add phone")
+
+        async def one(slot: str, scope: trio.CancelScope) -> None:
+            try:
+                answer = await ask(slot)
+            except AvaultError as error:
+                errors.append(error)
+                return
+            if found:
+                discard(answer)
+            else:
+                found.append(answer)
+                scope.cancel()
+
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for slot in waiting:
+                    nursery.start_soon(one, slot, nursery.cancel_scope)
+        if found:
+            return found[0]
+        raise errors[0] if len(errors) == len(waiting) else RequestTimeoutError("no phone answered in time")
+
+    @asynccontextmanager
+    async def _remote(self, phone: Phone, pairing: Pairing, on_stage: OnStage) -> AsyncGenerator[Remote]:
+        """Reach the signer of *phone*, which is known, by the key of *pairing*."""
+        with self._arena.take(KEY) as copy:
+            sodium.copy(copy.address, pairing.client.address, KEY)
+            client = SecretKey.adopt(copy)
+        signer = Signer(self._arena, client, bytes.fromhex(phone.signer))
+        try:
+            async with open_remote(signer, phone.relays, on_stage=on_stage, network=self._network) as remote:
+                yield remote
+        finally:
+            signer.close()
+            client.close()
+
+    @asynccontextmanager
+    async def _new(
+        self, public: bytes | None, relays: Sequence[str], on_stage: OnStage
+    ) -> AsyncGenerator[tuple[Remote, Pairing]]:
+        """Reach a signer that is not paired yet, by a new key; the pairing is closed if the block raises."""
+        pairing = Pairing.fresh(self._arena)
+        try:
+            with self._arena.take(KEY) as copy:
+                sodium.copy(copy.address, pairing.client.address, KEY)
+                client = SecretKey.adopt(copy)
+            signer = Signer(self._arena, client, public)
+            try:
+                async with open_remote(signer, relays, on_stage=on_stage, network=self._network) as remote:
+                    yield remote, pairing
+            finally:
+                signer.close()
+                client.close()
+        except BaseException:
+            pairing.close()
+            raise
+
+    async def _load(self, slot: str) -> Pairing:
+        return await trio.to_thread.run_sync(self._pairings.load, slot)
+
+    async def _save(self, slot: str, pairing: Pairing) -> None:
+        await trio.to_thread.run_sync(self._pairings.save, slot, pairing)
+
+    def _check_network(self) -> None:
+        if not self._enabled:
+            raise BadRequestError(
+                "this daemon keeps itself from the network",
+                hint="set network = true in the settings, then restart avaultd",
+            )
+
+    def _check_epoch(self, before: int) -> None:
+        if self._vault.epoch != before:
+            raise LockedError("the vault was locked meanwhile")
+
+
+@contextmanager
+def _in_time(patience: float) -> Generator[None]:
+    """Raise `RequestTimeoutError` if the block is not done within *patience* seconds."""
+    try:
+        with trio.fail_after(patience):
+            yield
+    except trio.TooSlowError:
+        raise RequestTimeoutError("the phone did not answer in time") from None
+
+
+def _only_token(answer: Answer) -> Slot:
+    if len(answer.tokens) != 1:
+        raise DeniedError(
+            "the phone's answer is not what was asked for", hint="is it the right account on the phone?"
+        )
+    return answer.tokens[0]
+
+
+def _same(expected: str, now: str) -> str:
+    if now != expected:
+        raise BusyError("another phone was paired meanwhile", hint="try again")
+    return now
