@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from avault_protocol import NotGrantedError
+from avault_protocol import NotGrantedError, is_secret_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Injected(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         if name not in self._source.secrets:
-            raise UndeclaredSecretError(f"this plugin did not declare secret {ascii(name)[:130]}")
+            shown = f"secret {name}" if is_secret_name(name) else "that: it is no name of a secret"
+            raise UndeclaredSecretError(f"this plugin did not declare {shown}")
         with self._source.get_secret(name) as secret:
             return secret.reveal()
 

@@ -128,7 +128,7 @@ def _wait_from_environment() -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    return _checked_wait(seconds, f"AVAULT_WAIT is {ascii(text)[:40]}")
+    return _checked_wait(seconds, "AVAULT_WAIT")
 
 
 def _checked_wait(wait: float, said: str = "wait") -> float:

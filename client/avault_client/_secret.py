@@ -44,13 +44,19 @@ class Secret:
         """
         if self.encoding != TEXT:
             raise TypeError(f"secret {self.name} is bytes, not text: use reveal_bytes()")
-        return _decoded(self._value(), self.name)
+        text = _decoded(self._value())
+        if text is None:
+            raise BadRequestError(f"the daemon sent a text that is not UTF-8: secret {self.name}")
+        return text
 
     def reveal_bytes(self) -> bytes:
         """Return the value as bytes: of a text, its UTF-8. Raises `ValueError` once closed."""
-        if self.encoding == BASE64:
-            return _from_base64(self._value(), self.name)
-        return bytes(self._value())
+        if self.encoding != BASE64:
+            return bytes(self._value())
+        content = _from_base64(self._value())
+        if content is None:
+            raise BadRequestError(f"the daemon sent bytes that are not base64: secret {self.name}")
+        return content
 
     def close(self) -> None:
         """Wipe the value. To close twice does nothing."""
@@ -82,20 +88,19 @@ class Secret:
 
 
 # A UnicodeDecodeError carries the bytes that it is about, and an exception raised in its `except` block would carry it
-# along as __context__, `from None` or not. So both errors are raised after that block.
-def _decoded(value: bytearray, name: str) -> str:
+# along as __context__, `from None` or not; and a traceback may be shown with the variables of its frames. So these
+# return None, and who raises holds no value.
+def _decoded(value: bytearray) -> str | None:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        pass
-    raise BadRequestError(f"the daemon sent a text that is not UTF-8: secret {name}")
+        return None
 
 
-def _from_base64(value: bytearray, name: str) -> bytes:
+def _from_base64(value: bytearray) -> bytes | None:
     from binascii import Error, a2b_base64
 
     try:
         return a2b_base64(value, strict_mode=True)
     except Error:
-        pass
-    raise BadRequestError(f"the daemon sent bytes that are not base64: secret {name}")
+        return None

@@ -47,7 +47,7 @@ def test_an_undeclared_name_is_a_key_error_and_a_refusal(peer: Peer, secrets: Ma
     for kind in (UndeclaredSecretError, KeyError, NotGrantedError):
         with pytest.raises(kind) as caught:
             secrets["UNDECLARED"]
-    assert str(caught.value) == "this plugin did not declare secret 'UNDECLARED'"
+    assert str(caught.value) == "this plugin did not declare secret UNDECLARED"
     assert secrets.get("UNDECLARED") is None
     assert secrets.get("UNDECLARED", "default") == "default"
     assert peer.asked == []
