@@ -93,10 +93,12 @@ def test_a_given_passphrase_is_not_judged(tmp_path: Path) -> None:
         assert passphrase.size == 5
 
 
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
-        Source(file=str(tmp_path / "nope")).read("the vault")
-    assert caught.value.filename == str(tmp_path / "nope")
+def test_a_missing_file_is_an_error_that_does_not_name_it(tmp_path: Path) -> None:
+    """Its name may be the passphrase, given to the wrong option."""
+    message = "^--copy-passphrase-file: no such file or directory$"
+    with pytest.raises(BadRequestError, match=message) as caught:
+        Source(file=str(tmp_path / "nope"), prefix="copy-").read("the vault")
+    assert caught.value.__context__ is None
 
 
 def test_a_new_one_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,12 +76,20 @@ class Source:
         if self.fd is not None:
             return read_line(self.fd, MAX_PASSPHRASE, "the passphrase")
         if self.file is not None:
-            fd = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open(self.file)
             try:
                 return read_line(fd, MAX_PASSPHRASE, "the passphrase")
             finally:
                 os.close(fd)
         return self._ask(f"passphrase for {what}: ")
+
+    def _open(self, file: str) -> int:
+        """Open *file*; an error does not name it: it may be the passphrase itself."""
+        try:
+            return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+        raise BadRequestError(f"--{self.prefix}passphrase-file: {reason}")
 
     def _ask(self, prompt: str) -> Hidden:
         from . import terminal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avault_protocol import BadRequestError
+from avault_protocol import BadRequestError, is_agent_name
 
 from .grammar import Option
 
@@ -40,7 +40,8 @@ def _uid(name: str) -> int:
     try:
         return getpwnam(name).pw_uid
     except KeyError:
-        raise BadRequestError(f"there is no user {ascii(name)[:40]} here", hint="give the number") from None
+        shown = f"user {name}" if is_agent_name(name) else "such user"
+        raise BadRequestError(f"there is no {shown} here", hint="give the number") from None
 
 
 def shown(agent: Result) -> str:

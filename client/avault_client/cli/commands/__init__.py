@@ -44,7 +44,7 @@ def load(word: str) -> list[Command]:
     """Return the commands whose name begins with *word*; raise `WrongUse` if there is none."""
     module = MODULES.get(word)
     if module is None:
-        raise WrongUse(f"there is no command {ascii(word)[:40]}", _nearest(word))
+        raise WrongUse("there is no such command", _nearest(word))
     # Not importlib, which is not imported yet when a command starts.
     loaded = __import__(f"{__name__}.{module}", fromlist=["COMMANDS"])
     commands: tuple[Command, ...] = loaded.COMMANDS
