@@ -23,7 +23,6 @@ from avault_protocol import (
     BusyError,
     Decoder,
     InternalError,
-    LockedError,
     NotGrantedError,
     Request,
     RequestTimeoutError,
@@ -269,8 +268,7 @@ class OperatorConnection:
             if message.request.method == "lock":
                 return await self._conversation.handle(message, progress)
             async with self._turn:
-                if message.value is not None and message.epoch != self._core.vault.epoch:
-                    raise LockedError("the vault was locked while this arrived", hint="try again")
+                message.check(self._core.vault.epoch)
                 return await self._conversation.handle(message, progress)
         except AvaultError as error:
             return error

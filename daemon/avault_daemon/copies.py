@@ -86,10 +86,11 @@ def write_copy(fd: int, draft: Draft) -> None:
 
 
 class Copy(NamedTuple):
-    """A vault file from outside, verified, and its content."""
+    """A vault file from outside, verified, its content, and the slot that opened it."""
 
     data: bytes
     catalog: Catalog
+    slot: str
 
 
 def read_copy(arena: Arena, fd: int, passphrase: Slot, *, min_log_n: int) -> tuple[Seal, Copy]:
@@ -102,13 +103,13 @@ def read_copy(arena: Arena, fd: int, passphrase: Slot, *, min_log_n: int) -> tup
         log = Log(data, strict=True)
         log.refuse_tail()
         catalog = Catalog.of(log.lines)
-        seal, _ = open_slot(arena, catalog, log.chain.public, passphrase, None, min_log_n=min_log_n)
+        seal, slot = open_slot(arena, catalog, log.chain.public, passphrase, None, min_log_n=min_log_n)
         try:
             _open_all(catalog, seal)
         except BaseException:
             seal.close()
             raise
-        return seal, Copy(data, catalog)
+        return seal, Copy(data, catalog, slot)
     except CorruptError as error:
         raise CorruptError(f"the copy is damaged: {error.message}", hint="try another copy") from None
 

@@ -17,6 +17,7 @@ import trio
 from avault_protocol import (
     BadRequestError,
     Extent,
+    LockedError,
     Request,
     RequestTimeoutError,
     Response,
@@ -49,6 +50,11 @@ class Message:
         self.fds = fds
         self.value: memoryview | None = slot.view[extent.head_end : extent.end] if extent.has_value else None
         self._slot = slot
+
+    def check(self, epoch: int) -> None:
+        """Raise `LockedError` if the value is not what was sent, because the vault's *epoch* is another by now."""
+        if self.value is not None and self.epoch != epoch:
+            raise LockedError("the vault was locked while this arrived", hint="try again")
 
     def release(self) -> None:
         """Wipe the value and close the descriptors."""

@@ -300,8 +300,10 @@ class Vault(Door):
 
         return await self._derive(renew, close_key)
 
-    async def restore_vault(self, fd: int, passphrase: Slot) -> None:
+    async def restore_vault(self, fd: int, passphrase: Slot) -> str:
         """Replace the vault by the file in *fd*, a copy or an older one, which *passphrase* opens; unlocked on return.
+
+        Returns the id of the slot that it opens.
 
         `WrongPassphraseError`, `CorruptError`, `TooLargeError`, `BadRequestError`: all is as it was. `BusyError`: the
         vault is being unlocked, or became another while this waited. `LockedError`: it was locked meanwhile.
@@ -315,6 +317,7 @@ class Vault(Door):
             seal, copy = await self._derive(lambda: self._read_copy(fd, passphrase), close_key)
             await self._switch(seal, lambda: self._file.replace(copy.data))
             self._restored(seal, copy.catalog, since=before)
+        return copy.slot
 
     def _read_copy(self, fd: int, passphrase: Slot) -> tuple[Seal, copies.Copy]:
         return copies.read_copy(self._arena, fd, passphrase, min_log_n=self._min_log_n)

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from avault_daemon.arena import Slot
 from avault_daemon.connection import MAX_OPERATOR_REQUESTS
 from avault_protocol import (
     METHODS,
@@ -286,6 +287,7 @@ async def test_slots(house: House) -> None:
     slots = (await operator.call("slots"))["slots"]
     assert [slot["id"] for slot in slots] == ["passphrase", added["slot"]]
     await operator.call("slot_remove", {"slot": "passphrase"})
+    operator = await proven_with(house, OTHER)
     with pytest.raises(BadRequestError, match="last passphrase"):
         await operator.call("slot_remove", {"slot": added["slot"]})
     await operator.call("lock")
@@ -309,13 +311,91 @@ async def test_change_passphrase_and_rekey(house: House) -> None:
     with pytest.raises(WrongPassphraseError):
         await (await house.operator(proven=False)).call("prove", {}, PASSPHRASE)
     key = (await operator.call("status"))["vault"]
-    changed = await (await proven_with(house, OTHER)).call("rekey", {"log_n": LOG_N}, PASSPHRASE)
+    assert (await operator.call("reveal", {"name": "TOKEN"}))[1] == b"one"
+    changed = await operator.call("rekey", {"log_n": LOG_N}, PASSPHRASE)
     assert changed["vault"] != key
     assert (await operator.call("reveal", {"name": "TOKEN"}))[1] == b"one"
     verdict = await operator.call("audit_verify")
     assert verdict["ok"], verdict
     await operator.call("lock")
-    assert (await operator.call("unlock", {}, PASSPHRASE))["already"] is False
+    await proven_with(house, PASSPHRASE)
+
+
+@pytest.mark.parametrize("change", ["change_passphrase", "rekey", "slot_remove", "restore_vault"])
+async def test_proof_ends_when_what_was_proven_opens_the_vault_no_more(
+    house: House, tmp_path: Path, change: str
+) -> None:
+    operator = await filled(house)
+    copy = tmp_path / "copy"
+    with copy.open("wb") as file:
+        await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(file.fileno(),))
+    slot = (await operator.call("slot_add", {"type": "passphrase", "log_n": LOG_N}, OTHER))["slot"]
+    kept, old = await proven_with(house, PASSPHRASE), await proven_with(house, OTHER)
+    match change:
+        case "change_passphrase":
+            await operator.call(change, {"slot": slot, "log_n": LOG_N}, b"a third passphrase")
+        case "slot_remove":
+            await operator.call(change, {"slot": slot})
+        case "restore_vault":
+            with copy.open("rb") as file:
+                await operator.call(change, {}, OTHER, fds=(file.fileno(),))
+        case _:
+            await operator.call(change, {"log_n": LOG_N}, PASSPHRASE)
+    with pytest.raises(ProofRequiredError):
+        await old.call("reveal", {"name": "TOKEN"})
+    if change == "slot_remove":
+        assert (await kept.call("reveal", {"name": "TOKEN"}))[1] == b"one"
+    elif change != "change_passphrase":
+        with pytest.raises(ProofRequiredError):
+            await kept.call("reveal", {"name": "TOKEN"})
+        assert (await operator.call("reveal", {"name": "TOKEN"}))[1] == b"one"
+
+
+async def test_a_proof_of_what_was_replaced_meanwhile_is_none(house: House) -> None:
+    operator = await filled(house)
+    late, real = await house.operator(proven=False), house.core.vault.prove
+
+    async def prove(passphrase: Slot, slot: str | None = None) -> str:
+        opened = await real(passphrase, slot)
+        await operator.call("change_passphrase", {"log_n": LOG_N}, OTHER)
+        return opened
+
+    house.core.vault.prove = prove  # type: ignore[method-assign]
+    await late.call("prove", {}, PASSPHRASE)
+    with pytest.raises(ProofRequiredError):
+        await late.call("reveal", {"name": "TOKEN"})
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("put", {"items": [{"name": "NEW", "size": len(OTHER), "encoding": "text"}]}),
+        ("slot_add", {"type": "passphrase", "log_n": LOG_N}),
+        ("change_passphrase", {"log_n": LOG_N}),
+        ("rekey", {"log_n": LOG_N}),
+    ],
+)
+async def test_a_lock_while_the_record_is_synced_is_noticed(
+    house: House, monkeypatch: pytest.MonkeyPatch, method: str, params: dict[str, Any]
+) -> None:
+    # What arrived is zeroes by then, and a passphrase of zeroes, or a value, would be taken for the operator's.
+    operator, second = await filled(house), await house.operator()
+    synced, syncing = trio.Event(), trio.Event()
+
+    async def settle() -> None:
+        syncing.set()
+        await synced.wait()
+
+    monkeypatch.setattr(house.core.record, "settle", settle)
+    await operator.ask(method, params, OTHER)
+    await syncing.wait()
+    monkeypatch.undo()
+    await second.call("lock")
+    await second.call("unlock", {}, PASSPHRASE)
+    before = (await second.call("status"))["generation"]
+    synced.set()
+    assert isinstance((await operator.answer())[0].error, LockedError)
+    assert (await second.call("status"))["generation"] == before
 
 
 async def test_export_and_restore(house: House, tmp_path: Path) -> None:

@@ -382,10 +382,11 @@ async def half_served(house: House) -> tuple[Peer, Peer]:
 async def values_until_the_end(agent: Peer) -> int:
     """Return how many whole values still come."""
     came = 0
-    with pytest.raises((EOFError, ConnectionResetError)):
-        while True:
+    while True:
+        try:
             came += (await agent.answer())[1] is not None
-    return came
+        except (EOFError, ConnectionResetError):
+            return came
 
 
 async def test_a_peer_that_does_not_read_does_not_disturb_a_lock(house: House) -> None:

@@ -1,7 +1,9 @@
 """What one connection on the operator's socket says, and what it has proven.
 
-Proof belongs to the connection and ends with it: there is no ticket that another process could use. Whatever needs
-proof is on record before it is done; if it then fails, that is on record too.
+Proof belongs to the connection and ends with it: there is no ticket that another process could use. It ends sooner
+when what was proven opens the vault no more: after a change of that passphrase by another connection, the removal of
+its slot, a rekey, a restore. Whatever needs proof is on record before it is done; if it then fails, that is on record
+too.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from avault_protocol import OPERATOR, AvaultError, Method, ProofRequiredError
 
 from ..conversation import Answer, Params, admit, parse
 from . import agents, secrets, slots, state
-from .turn import Handler, Turn
+from .turn import Handler, Proof, Turn
 
 if TYPE_CHECKING:
     from ..core import Core
@@ -29,26 +31,29 @@ class OperatorConversation:
     def __init__(self, core: Core, caller: Caller) -> None:
         self._core = core
         self._caller = caller
-        self._proven: str | None = None
+        self._proven: Proof | None = None
 
     async def handle(self, message: Message, progress: Callable[[str], None]) -> Answer:
         """Return the answer to *message*; raise the `AvaultError` that is the answer."""
         method, params = parse(message.request, OPERATOR)
         admit(method, self._core.vault.state)
+        if self._proven is not None and not self._proven.holds(self._core.vault):
+            self._proven = None
         turn = Turn(self._core, self._caller, params, message.value, message.fds, progress, self._proven)
         try:
             if method.proof:
-                return await self._proven_turn(method, turn)
+                return await self._proven_turn(method, turn, message)
             return await HANDLERS[method.name](turn)
         finally:
             self._proven = turn.proven
 
-    async def _proven_turn(self, method: Method, turn: Turn) -> Answer:
+    async def _proven_turn(self, method: Method, turn: Turn, message: Message) -> Answer:
         if turn.proven is None:
             raise ProofRequiredError(f"{method.name} needs your passphrase")
         secrets = self._secrets(turn.params)
         await self._record(method, turn.params, secrets, None)
         try:
+            message.check(self._core.vault.epoch)  # once more: a record that is synced takes its time
             return await HANDLERS[method.name](turn)
         except AvaultError as error:
             await self._record(method, turn.params, secrets, error)

@@ -29,7 +29,8 @@ async def init(turn: Turn) -> Answer:
     _refuse_debugger()
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
-        slot = turn.proven = await turn.core.vault.init(passphrase, turn.log_n)
+        slot = await turn.core.vault.init(passphrase, turn.log_n)
+    turn.proven = turn.proofs()[slot]
     await _note(turn, "init")
     return Answer({"vault": _vault(turn), "slot": slot})
 
@@ -41,7 +42,7 @@ async def unlock(turn: Turn) -> Answer:
         return Answer({"already": True, "slot": None, "vault": _vault(turn)})
     _refuse_debugger()
     with turn.passphrase() as passphrase:
-        slot = turn.proven = await _guess(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
+        slot = await _proof(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
     await _note(turn, "unlock")
     return Answer({"already": False, "slot": slot, "vault": _vault(turn)})
 
@@ -49,10 +50,16 @@ async def unlock(turn: Turn) -> Answer:
 async def prove(turn: Turn) -> Answer:
     """Prove this connection by a passphrase."""
     with turn.passphrase() as passphrase:
-        slot = turn.proven = await _guess(
-            turn, lambda: turn.core.vault.prove(passphrase, turn.params.get("slot"))
-        )
+        slot = await _proof(turn, lambda: turn.core.vault.prove(passphrase, turn.params.get("slot")))
     return Answer({"slot": slot})
+
+
+async def _proof(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
+    """Prove this connection by the slot that was opened, as it was before: another may be in its place by now."""
+    before = turn.proofs()
+    slot = await _guess(turn, check)
+    turn.proven = before.get(slot)
+    return slot
 
 
 async def _guess(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
@@ -116,6 +123,7 @@ async def change_passphrase(turn: Turn) -> Answer:
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         await turn.core.vault.change_passphrase(slot, passphrase, turn.log_n)
+    turn.proven = turn.proofs()[slot]
     return Answer({"slot": slot})
 
 
@@ -124,6 +132,7 @@ async def rekey(turn: Turn) -> Answer:
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         dropped = await turn.core.vault.rekey(passphrase, turn.log_n, turn.proof)
+    turn.proven = turn.proofs()[turn.proof]
     turn.core.adopt_key()
     return Answer({"vault": _vault(turn), "dropped": dropped})
 
@@ -146,12 +155,8 @@ async def restore_vault(turn: Turn) -> Answer:
     _refuse_debugger()
     await _note(turn, "restore_vault")
     with turn.passphrase() as passphrase:
-
-        async def check() -> str:
-            await vault.restore_vault(fd, passphrase)
-            return ""
-
-        await _guess(turn, check)
+        slot = await _guess(turn, lambda: vault.restore_vault(fd, passphrase))
+    turn.proven = turn.proofs()[slot]
     return Answer({"vault": _vault(turn)})
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avault_protocol import BadRequestError, ProofRequiredError, limits
+from avault_protocol import BadRequestError, NotFoundError, ProofRequiredError, limits
 
 from .. import sodium
 from ..conversation import Answer, Params
@@ -16,14 +16,30 @@ if TYPE_CHECKING:
     from ..arena import Slot
     from ..core import Core
     from ..policy import Caller
+    from ..vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a connection knows what opened the slot *id* while *content* was what the vault file said of it."""
+
+    id: str
+    content: str
+
+    def holds(self, vault: Vault) -> bool:
+        """Report whether that still opens the vault: it may have another key, or the slot another passphrase."""
+        try:
+            return vault.slot_content(self.id) == self.content
+        except NotFoundError:
+            return False
 
 
 @dataclass(slots=True)
 class Turn:
     """A request with all that a handler needs.
 
-    *value* lies in the arena and is wiped when the handler returns, *fds* are closed then. *proven* is the id of the
-    slot by which this connection has proven itself; a handler that checks a passphrase sets it.
+    *value* lies in the arena and is wiped when the handler returns, *fds* are closed then. *proven* is how this
+    connection has proven itself; a handler that checks a passphrase sets it.
     """
 
     core: Core
@@ -32,7 +48,7 @@ class Turn:
     value: memoryview | None
     fds: list[int]
     progress: Callable[[str], None]
-    proven: str | None
+    proven: Proof | None
 
     @contextmanager
     def passphrase(self) -> Generator[Slot]:
@@ -50,7 +66,12 @@ class Turn:
         """The id of the slot that proved this connection; raises `ProofRequiredError` if none has."""
         if self.proven is None:
             raise ProofRequiredError
-        return self.proven
+        return self.proven.id
+
+    def proofs(self) -> dict[str, Proof]:
+        """Return what would be proven by each slot as it is now."""
+        vault = self.core.vault
+        return {slot.id: Proof(slot.id, vault.slot_content(slot.id)) for slot in vault.slots()}
 
     @property
     def log_n(self) -> int:
