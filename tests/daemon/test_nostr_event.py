@@ -15,7 +15,7 @@ from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import CorruptError, LockedError
 from support.slots import secret_key
 
-ARENA = Arena()
+ARENA = Arena(1 << 16)  # the key stays in it: small, for all of a process together may lock 8 MiB
 KEY = secret_key(ARENA, "07" * 32)
 TEXT = st.text(
     st.one_of(st.characters(exclude_categories=["Cs", "Cc"]), st.sampled_from('\n"\\\r\t\b\f\x7f\x80\u2028'))

@@ -63,7 +63,7 @@ class Script:
         self.env = dict(daemon.env)
         self.last: subprocess.CompletedProcess[bytes] | None = None
         self.input = b""
-        self.variables: dict[str, str] = {}
+        self.variables = {"$UID": str(os.getuid())}
         self.path("pass").write_bytes(PASSPHRASE)
         for name, content in zip(files[::2], files[1::2], strict=True):
             self.path(name).write_text(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -61,6 +62,12 @@ class Terminal:
         return self.process.wait(PATIENCE)
 
 
+def _as_from_a_shell(slave: int) -> None:
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    # Tests that run in the background of a script inherit that interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def on_terminal(
     command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, stdin: int | None = None
@@ -75,7 +82,7 @@ def on_terminal(
         stderr=slave,
         pass_fds=[slave],
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one system call, no lock
+        preexec_fn=lambda: _as_from_a_shell(slave),  # noqa: PLW1509 - two system calls, no lock
     )
     # Our own copy stays open: what the program wrote last would be lost with the last descriptor.
     try:
