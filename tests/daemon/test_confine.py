@@ -190,7 +190,9 @@ def test_a_kernel_that_has_landlock_and_refuses_it_is_an_error() -> None:
 
 def test_a_filter_that_the_kernel_refuses_is_an_error() -> None:
     unprivileged = "import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)"  # PR_SET_NO_NEW_PRIVS: or EACCES
-    done = run_python(f"{unprivileged}; from avault_daemon import seccomp; seccomp.install([(0xFFFF, 0, 0, 0)])")
+    done = run_python(
+        f"{unprivileged}; from avault_daemon import seccomp; seccomp.install([(0xFFFF, 0, 0, 0)])"
+    )
     assert "seccomp: Invalid argument" in done.stderr
 
 
