@@ -51,8 +51,9 @@ log = logging.getLogger(__name__)
 
 # One recv of an agent's requests, which are some 60 bytes each.
 RECEIVE = 16 * 1024
-# Requests served before their answers leave; it bounds the arena that one wake-up uses to 1 MiB.
-BATCH = 32
+# Messages taken before their answers leave, and before it is somebody else's turn: it bounds the arena that one wake-up
+# uses to 512 KiB, and how long a crowd of connections that all send without end keeps others waiting.
+BATCH = 16
 # An operator's connection does one thing after the other; `lock` may overtake.
 MAX_OPERATOR_REQUESTS = 8
 
@@ -120,15 +121,16 @@ class AgentConnection:
     async def _take(self, data: bytes) -> None:
         """Serve every request that *data* completes. No checkpoint lies between receiving and feeding."""
         self._decoder.feed(data)
-        for message in self._decoder:
+        for count, message in enumerate(self._decoder, 1):
             if isinstance(message, Response):
                 raise BadRequestError("a response, where nothing was asked")
             if isinstance(
                 message, Request
             ):  # a notification asks for no answer, and there is none that we know
                 self._answer(message)
-            if len(self._pending) >= BATCH:
+            if count % BATCH == 0:
                 await self._send()
+                await trio.lowlevel.checkpoint()
         await self._send()
 
     def _answer(self, request: Request, *, waited: bool = False) -> None:

@@ -14,6 +14,9 @@ import pytest
 import trio
 import trio.testing
 
+from avault_daemon.agent_api import AgentConversation
+from avault_daemon.connection import BATCH
+from avault_daemon.conversation import Answer, Wait
 from avault_daemon.inbox import MESSAGE_TIMEOUT
 from avault_daemon.outbox import MAX_QUEUED
 from avault_daemon.server import listen
@@ -24,6 +27,7 @@ from avault_protocol import (
     BusyError,
     LockedError,
     NotGrantedError,
+    Request,
     RequestTimeoutError,
     TooLargeError,
     UninitializedError,
@@ -80,6 +84,29 @@ async def test_requests_that_come_together_are_answered_in_order(house: House) -
         assert response.id == number
         assert value == {"TOKEN": VALUE, "OTHER": b"other value", "NOWHERE": None}[name]
     assert house.core.record.number >= len(names) // 2
+
+
+async def test_who_sends_much_at_once_does_not_keep_others_waiting(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await granted(house)
+    greedy, modest = await house.agent(), await house.agent("weather")
+    served: list[str] = []
+    real = AgentConversation.handle
+
+    def handle(self: AgentConversation, request: Request, *, waited: bool = False) -> Answer | Wait:
+        assert self.session is not None
+        served.append(self.session.plugin)
+        return real(self, request, waited=waited)
+
+    monkeypatch.setattr(AgentConversation, "handle", handle)
+    many = 10 * BATCH  # what the socket takes of answers that nobody reads yet
+    await greedy.send(pack_request(7, "nonsense", {}) * many)  # one segment, so it is received at once
+    await modest.call("grants")
+    assert served.index("weather") < many
+    for _ in range(many):
+        assert isinstance((await greedy.answer())[0].error, BadRequestError)
+    assert served.count("telegram") == many
 
 
 async def test_a_byte_at_a_time(house: House) -> None:
