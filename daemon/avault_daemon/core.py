@@ -36,6 +36,8 @@ class Core:
     throttle: Throttle
     unlocked: trio.Event = field(default_factory=trio.Event)
     """Set while the vault is unlocked; a new one after each lock."""
+    reading: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+    """Of the threads that read the record: they keep the interpreter busy, and anybody with the socket may ask."""
     guesses: defaultdict[int, trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
     """One lock a uid: its passphrases are checked one after the other."""
 

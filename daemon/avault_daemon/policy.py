@@ -319,8 +319,8 @@ class Policy:
         return sorted(
             f"{agent.name}/{plugin}"
             for agent in self.agents.values()
-            for plugin in agent.plugins or ()
-            if secret in agent.allowed(plugin)
+            for plugin, grants in (agent.plugins or {}).items()
+            if secret in grants and _met(grants[secret])
         )
 
     def with_agent(self, agent: Agent) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -457,6 +458,33 @@ async def test_a_grant_of_what_is_gone_is_taken_back_on_record(house: House) -> 
     await operator.call("revoke", {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"]})
     entries = (await operator.call("audit", {"secret": "TOKEN"}))["entries"]
     assert entries[-1]["action"] == "revoke"
+
+
+async def test_the_record_is_read_by_one_thread_at_a_time(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, going, most = await filled(house), set[int](), list[int]()
+    real = house.core.record.read
+
+    def read(**which: Any) -> list[dict[str, Any]]:
+        going.add(threading.get_ident())
+        most.append(len(going))
+        found = real(**which)
+        going.remove(threading.get_ident())
+        return found
+
+    monkeypatch.setattr(house.core.record, "read", read)
+    peers = [await house.operator(proven=False) for _ in range(10)]
+    for peer in peers:
+        await peer.ask("audit")
+    for peer in peers:
+        assert (await peer.answer())[0].result["entries"]
+    assert most == [1] * 10
+    # The threads that write, sync and derive keys are not used up.
+    async with house.core.reading:
+        await operator.ask("audit_verify")
+        await house.put(await house.operator(), TOKEN=b"two")
+    assert (await operator.answer())[0].result["ok"] is True
 
 
 async def test_status_and_lock_do_not_need_the_record(house: House) -> None:

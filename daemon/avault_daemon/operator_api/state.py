@@ -81,7 +81,8 @@ async def audit(turn: Turn) -> Answer:
             agent=params.get("agent"),
             secret=params.get("secret"),
             limit=limit + 1,
-        )
+        ),
+        limiter=turn.core.reading,
     )
     return Answer({"entries": entries[:limit], "more": len(entries) > limit})
 
@@ -91,7 +92,9 @@ async def audit_verify(turn: Turn) -> Answer:
     core = turn.core
     with suppress(AuditFailedError):  # then what is on the disk is all there is to check
         await core.record.checkpoint()
-    verdict = await trio.to_thread.run_sync(verify, core.places.state_dir, core.record.anchor)
+    verdict = await trio.to_thread.run_sync(
+        verify, core.places.state_dir, core.record.anchor, limiter=core.reading
+    )
     return Answer(
         {
             "ok": verdict.ok,
