@@ -139,8 +139,8 @@ class FaultRelay:
         session = Session(self, socket)
         self.sessions.append(session)
         try:
-            async for text in socket:
-                message = json.loads(text)
+            while True:
+                message = json.loads(await socket.recv())
                 self.seen.append(message)
                 self._wake()
                 await self.handler(session, message)

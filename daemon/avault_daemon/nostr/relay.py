@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import random
 from time import time
-from typing import cast
+from typing import NoReturn, cast
 
 import trio
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -82,9 +82,9 @@ class _Link:
         self.talk.publish(event)
         self._wake.set()
 
-    async def read(self, take: Callable[[_Link], None]) -> None:
-        async for message in self.socket:
-            self.talk.receive(message, trio.current_time())
+    async def read(self, take: Callable[[_Link], None]) -> NoReturn:
+        while True:  # iterating instead leaves a generator behind
+            self.talk.receive(await self.socket.recv(), trio.current_time())
             take(self)
             self._wake.set()
 
@@ -184,9 +184,7 @@ class Relays:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other relays go on
             _log.debug("%s: %r", url, error)
             return _worst(error)
-        return Lost("it closed the connection")
-
-    async def _visit(self, url: str) -> None:
+    async def _visit(self, url: str) -> NoReturn:
         async with await self._connected(url) as socket, trio.open_nursery() as nursery:
             link = _Link(socket, Talk(url, self._key, self._network.clock, trio.current_time()))
 
@@ -197,7 +195,6 @@ class Relays:
             nursery.start_soon(link.be_ready, take)
             try:
                 await link.read(take)
-                nursery.cancel_scope.cancel()
             finally:
                 self._links.pop(url, None)
 
@@ -245,7 +242,7 @@ def explain(error: BaseException) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return f"no TLS with it: {(error.reason or 'failed').lower().replace('_', ' ')}"
+            return f"no TLS with it: {str(getattr(error, 'reason', None) or 'failed').lower().replace('_', ' ')}"
         case TimeoutError() | trio.TooSlowError():
             return "it does not answer in time"
         case ConnectionClosed():
