@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from avault_protocol import CorruptError, StorageFailedError
+from avault_protocol import BadRequestError, CorruptError, StorageFailedError
 
 from .arena import Arena, Slot
 from .catalog import Catalog, agent_content
@@ -72,6 +73,8 @@ def _fill(catalog: Catalog, source: Source, seal: Seal) -> None:
 
 def write_copy(fd: int, draft: Draft) -> None:
     """Write the vault of *draft* to *fd*, a vault of its own; on return it is on the disk. `StorageFailedError`."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # a pipe that nobody reads would hold the thread for ever
+        raise BadRequestError("the copy goes to a regular file, and this is none")
     data = draft.whole(None)
     try:
         rest = memoryview(data)

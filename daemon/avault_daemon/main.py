@@ -35,9 +35,12 @@ from .vault import Vault
 
 log = logging.getLogger("avaultd")
 
+# SIGHUP and SIGQUIT come from the terminal that it was started in, and would end it without a wipe.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
 
 def main() -> None:
-    """Run `avaultd`; exit status 0 after SIGTERM or SIGINT, else that of the error that ended it."""
+    """Run `avaultd`; exit status 0 after one of `STOPPING`, else that of the error that ended it."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -132,8 +135,9 @@ def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n:
 
 
 async def serve(core: Core) -> None:
-    """Serve until SIGTERM or SIGINT; then wipe, before anything else."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """Serve until one of `STOPPING` comes; then wipe, before anything else."""
+    heeded = [signum for signum in STOPPING if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup(1)
+    with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.record.run)
             server = Server(core, nursery)
@@ -142,8 +146,12 @@ async def serve(core: Core) -> None:
                 "avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket
             )
             async for signum in signals:
+                was_unlocked = core.vault.unlocked
                 core.vault.lock()
-                log.info("stopping on %s", signal.Signals(signum).name)
+                why = f"stopping on {signal.Signals(signum).name}"
+                log.info("%s", why)
+                if was_unlocked:
+                    core.record.note("lock", why)
                 break
             nursery.cancel_scope.cancel()
     core.close()

@@ -476,10 +476,19 @@ async def test_only_a_regular_file_is_read(house: House) -> None:
     os.close(writer)
 
 
+async def test_only_to_a_regular_file_is_written(house: House) -> None:
+    reader, writer = os.pipe()
+    with house.place.secret(NEW) as given, pytest.raises(BadRequestError, match="regular file"):
+        await house.vault.export(writer, given, CHEAP)
+    os.close(writer)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
 async def test_a_copy_that_cannot_be_written(house: House) -> None:
     before = house.place.file.read_bytes()
-    fd = os.open("/dev/full", os.O_WRONLY)
-    with house.place.secret(NEW) as given, pytest.raises(StorageFailedError, match="no space"):
+    fd = os.open(house.place.file, os.O_RDONLY)
+    with house.place.secret(NEW) as given, pytest.raises(StorageFailedError, match="bad file descriptor"):
         await house.vault.export(fd, given, CHEAP)
     os.close(fd)
     assert house.place.file.read_bytes() == before

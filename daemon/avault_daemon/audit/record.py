@@ -153,6 +153,10 @@ class Record:
             self._buffer.append(entry)
         self._rouse()
 
+    def note(self, action: str, reason: str) -> None:
+        """Note that *action* has happened, which no caller asked for."""
+        self._buffer.append(Entry(action, NOTE, reason=reason))
+
     def flush(self) -> None:
         """Write what was noted.
 
