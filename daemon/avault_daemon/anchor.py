@@ -115,7 +115,7 @@ class Anchor:
     def _unreadable(self, why: str) -> CorruptError:
         return CorruptError(
             f"the anchor {self.path} is unreadable: {why}",
-            hint="it tells an old vault file from the current one: put it back from a backup, or: avault restore-vault",
+            hint="put it back from a backup, or move it away: then the vault file is taken as it is, old or not",
         )
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from avault_protocol import BadRequestError, CorruptError, StorageFailedError
+from avault_protocol import BadRequestError, CorruptError, ProofRequiredError, StorageFailedError
 
 from .arena import Arena, Slot
 from .catalog import Catalog, agent_content
@@ -96,15 +96,22 @@ class Copy(NamedTuple):
     slot: str
 
 
-def read_copy(arena: Arena, fd: int, passphrase: Slot, *, min_log_n: int) -> tuple[Seal, Copy]:
+def read_copy(
+    arena: Arena, fd: int, passphrase: Slot, *, min_log_n: int, under: str | None = None
+) -> tuple[Seal, Copy]:
     """Read and verify the vault file in *fd*, each line on its own too, and open all of it by *passphrase*.
 
-    `CorruptError`, `TooLargeError`, `WrongPassphraseError`. The caller closes the key.
+    `ProofRequiredError`: it is not *under* that public key (hex), if one is said. `CorruptError`, `TooLargeError`,
+    `WrongPassphraseError`. The caller closes the key.
     """
     try:
         data = read_bounded(fd)
         log = Log(data, strict=True)
         log.refuse_tail()
+        if under not in (None, log.chain.public):
+            raise ProofRequiredError(
+                "this copy has another key than the vault, whose passphrase is needed too"
+            )
         catalog = Catalog.of(log.lines)
         seal, slot = open_slot(arena, catalog, log.chain.public, passphrase, None, min_log_n=min_log_n)
         try:

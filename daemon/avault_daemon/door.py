@@ -131,7 +131,7 @@ class Door:
 
         `CorruptError`, `RollbackError`, `StorageFailedError`: the file cannot be used. Then the lock is kept, the state
         is "locked", `fault` is this error and the answer to each unlock, and `restore_vault` leads on: catch them, and
-        serve.
+        serve. Of the file there are then those slots that are still whole: the operator may prove by them.
         """
         for directory in self._directories:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,6 +143,7 @@ class Door:
         except AvaultError as error:
             self.fault = error
             self._to("found")
+            self._catalog = Catalog.of(self._file.remains())
             raise
         if catalog is not None:
             self._to("found")
@@ -265,13 +266,15 @@ class Door:
 
     async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
         """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""
-        self._check_there()
+        if self.fault is None or not self._catalog.slots:
+            self._check_there()
         seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot), close_key)
         seal.close()
         return opened_by
 
     def _open_slot(self, passphrase: Slot, slot: str | None) -> tuple[Seal, str]:
-        public = self._file.chain.public
+        # The anchor's, which a file must be under to be used: of one that cannot be, it is all that is sure.
+        public = self.public.hex() if self.public is not None else None
         return open_slot(self._arena, self._catalog, public, passphrase, slot, min_log_n=self._min_log_n)
 
     async def _derive(self, work: Callable[[], T], discard: Callable[[T], None]) -> T:

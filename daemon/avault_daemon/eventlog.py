@@ -171,6 +171,16 @@ class Log:
             raise CorruptError(f"line {self.tail.number} of the vault file and what follows is cut short")
 
 
+def genuine_slots(data: bytes, public: str) -> list[Line]:
+    """Return the lines of slots in *data* that are the vault *public*'s own, whatever else may be wrong with it."""
+    found: list[Line] = []
+    for raw in data.split(b"\n"):
+        match = _match(raw + b"\n") if b'"slot/' in raw else None
+        if match is not None and match[2].decode() == public and _genuine(match):
+            found.append(Line.of(raw + b"\n"))
+    return found
+
+
 def _line_at(data: bytes, start: int) -> bytes:
     """Return the whole line at *start*, or nothing if what is there is none.
 

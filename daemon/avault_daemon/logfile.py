@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from avault_protocol import (
+    AvaultError,
     BadRequestError,
     BusyError,
     CorruptError,
@@ -26,7 +27,7 @@ from avault_protocol import (
 )
 
 from .anchor import Anchor, Point
-from .eventlog import Chain, Line, Log, Tail, Transaction
+from .eventlog import Chain, Line, Log, Tail, Transaction, genuine_slots
 from .files import APPEND, Files, beside
 
 MAX_SIZE = 256 << 20
@@ -83,6 +84,15 @@ class LogFile:
                 return self._open(data)
             self._open_nothing()
             return None
+
+    def remains(self) -> list[Line]:
+        """Return what is left of the vault's slots in a file that cannot be used; it cannot fail."""
+        known = self.anchor.current
+        try:
+            data = self._read()
+        except (OSError, AvaultError):
+            return []
+        return genuine_slots(data, known.vault) if data is not None and known is not None else []
 
     def _read(self) -> bytes | None:
         try:
@@ -246,10 +256,11 @@ def _place(point: Point) -> str:
 
 
 def read_bounded(fd: int) -> bytes:
-    """Return what is left to read in *fd*; `TooLargeError` over `MAX_SIZE`, `BadRequestError` if it is no file."""
+    """Return all that is in *fd*; `TooLargeError` over `MAX_SIZE`, `BadRequestError` if it is no file."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise BadRequestError("not a regular file")
     with open(fd, "rb", closefd=False) as file:
+        file.seek(0)  # it may be asked for again
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:
         raise TooLargeError(f"a vault file of more than {MAX_SIZE} bytes")

@@ -13,6 +13,7 @@ from avault_protocol import (
     BadRequestError,
     BusyError,
     LockedError,
+    ProofRequiredError,
     TooLargeError,
     check_secret_name,
 )
@@ -300,10 +301,14 @@ class Vault(Door):
 
         return await self._derive(renew, close_key)
 
-    async def restore_vault(self, fd: int, passphrase: Slot) -> str:
+    async def restore_vault(self, fd: int, passphrase: Slot, *, proven: bool = True) -> str:
         """Replace the vault by the file in *fd*, a copy or an older one, which *passphrase* opens; unlocked on return.
 
         Returns the id of the slot that it opens.
+
+        *proven*: the operator has proven for the vault that is replaced. Else it must be one that cannot be used, and
+        the file under its very key, so that its passphrase is proof: `ProofRequiredError`, or the fault with what is to
+        be done if none can be given.
 
         `WrongPassphraseError`, `CorruptError`, `TooLargeError`, `BadRequestError`: all is as it was. `BusyError`: the
         vault is being unlocked, or became another while this waited. `LockedError`: it was locked meanwhile.
@@ -314,13 +319,24 @@ class Vault(Door):
         async with self._writing:
             if self.public != replaced:
                 raise BusyError("the vault became another meanwhile")
-            seal, copy = await self._derive(lambda: self._read_copy(fd, passphrase), close_key)
+            if not proven and self.state != UNINITIALIZED and self.fault is None:
+                raise ProofRequiredError  # it has come to be of use meanwhile
+            under = None if proven or self.fault is None else (self.public or b"").hex()
+            seal, copy = await self._derive(lambda: self._read_copy(fd, passphrase, under), close_key)
             await self._switch(seal, lambda: self._file.replace(copy.data))
             self._restored(seal, copy.catalog, since=before)
         return copy.slot
 
-    def _read_copy(self, fd: int, passphrase: Slot) -> tuple[Seal, copies.Copy]:
-        return copies.read_copy(self._arena, fd, passphrase, min_log_n=self._min_log_n)
+    def _read_copy(self, fd: int, passphrase: Slot, under: str | None) -> tuple[Seal, copies.Copy]:
+        try:
+            return copies.read_copy(self._arena, fd, passphrase, min_log_n=self._min_log_n, under=under)
+        except ProofRequiredError:
+            if self.fault is None or self._catalog.slots:
+                raise
+            raise type(self.fault)(
+                f"{self.fault.message}; nothing is left of it to prove by, and this copy has another key",
+                hint=f"move {self._file.path} and {self._anchor.path} away, restart avaultd, and restore it then",
+            ) from None
 
     def _restored(self, seal: Seal, catalog: Catalog, *, since: int) -> None:
         self.fault = None

@@ -185,7 +185,7 @@ class RollbackError(AvaultError):
     code = "rollback"
     exit_status = 8
     default_message = "the vault file is older than the last one seen here"
-    default_hint = "avault restore-vault FILE accepts an older file, with proof"
+    default_hint = "avault restore-vault FILE accepts an older file"
 
 
 class TooLargeError(AvaultError):

@@ -177,7 +177,9 @@ def test_a_strange_key_behind_the_anchors_line_cannot_either(book: Book) -> None
 
 def test_without_a_vault_no_checkpoint_counts(book: Book) -> None:
     book.anchor.update(current=None)
-    assert book.verify().problem is not None
+    verdict = book.verify()
+    assert (verdict.ok, verdict.complete_to) == (False, 0)
+    assert verdict.problem == "no vault is known here whose key could vouch for the record"
 
 
 # --- other keys -------------------------------------------------------------------------------------------------------------

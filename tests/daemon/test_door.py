@@ -31,6 +31,7 @@ from avault_protocol import (
     InternalError,
     LockedError,
     NotFoundError,
+    ProofRequiredError,
     RollbackError,
     StorageFailedError,
     UninitializedError,
@@ -453,3 +454,94 @@ async def test_unlock_without_a_vault(tmp_path: Path) -> None:
         for attempt in (place.unlock, prove):
             with pytest.raises(UninitializedError):
                 await attempt(vault, PASSPHRASE)
+
+
+# --- proof for a file that cannot be used ---------------------------------------------------------------------------
+
+
+def damage_a_secret(place: Place) -> None:
+    lines = place.file.read_bytes().splitlines(keepends=True)
+    place.file.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"kind":', b'"kinds":'), *lines[3:]]))
+
+
+async def damaged(tmp_path: Path, spoil: Callable[[Place], None]) -> tuple[Place, Vault, Path, Path]:
+    """Return a vault that has come to harm; its file as it was; and an export, which `OTHER` opens."""
+    place, vault = await make_vault(tmp_path)
+    await place.put(vault, A="1")
+    export, good = tmp_path / "export", tmp_path / "good"
+    with export.open("wb") as file, place.secret(OTHER) as given:
+        await vault.export(file.fileno(), given, CHEAP)
+    vault.close()
+    good.write_bytes(place.file.read_bytes())
+    spoil(place)
+    vault = place.vault()
+    with pytest.raises(AvaultError):
+        vault.open()
+    return place, vault, good, export
+
+
+async def put_back(place: Place, vault: Vault, path: Path, passphrase: str, *, proven: bool) -> str:
+    with path.open("rb") as file, place.secret(passphrase) as given:
+        return await vault.restore_vault(file.fileno(), given, proven=proven)
+
+
+async def test_the_slots_that_are_left_prove(tmp_path: Path) -> None:
+    place, vault, _, export = await damaged(tmp_path, damage_a_secret)
+    assert [slot.id for slot in vault.slots()] == ["passphrase"]
+    assert await prove(vault, PASSPHRASE) == "passphrase"
+    with pytest.raises(WrongPassphraseError):
+        await prove(vault, OTHER)
+    with pytest.raises(CorruptError, match="line 3"):
+        await place.unlock(vault)
+    with pytest.raises(ProofRequiredError, match="another key"):
+        await put_back(place, vault, export, OTHER, proven=False)
+    assert (vault.state, vault.fault is None) == (LOCKED, False)
+    assert await put_back(place, vault, export, OTHER, proven=True) == "passphrase"
+    assert (vault.state, vault.fault, value_of(vault, "A")) == (UNLOCKED, None, "1")
+    vault.close()
+
+
+@pytest.mark.parametrize("spoil", [damage_a_secret, damage, roll_back])
+async def test_a_file_under_the_very_key_needs_no_other_proof_than_its_passphrase(
+    tmp_path: Path, spoil: Callable[[Place], None]
+) -> None:
+    place, vault, good, _ = await damaged(tmp_path, spoil)
+    with pytest.raises(WrongPassphraseError):
+        await put_back(place, vault, good, OTHER, proven=False)
+    await put_back(place, vault, good, PASSPHRASE, proven=False)
+    assert (vault.state, value_of(vault, "A")) == (UNLOCKED, "1")
+    with pytest.raises(ProofRequiredError):  # it is of use now, and so it needs proof
+        await put_back(place, vault, good, PASSPHRASE, proven=False)
+    vault.close()
+
+
+@pytest.mark.parametrize("spoil", [damage, roll_back, spoil_the_anchor])
+async def test_where_nothing_is_left_to_prove_by_that_is_said(
+    tmp_path: Path, spoil: Callable[[Place], None]
+) -> None:
+    place, vault, good, export = await damaged(tmp_path, spoil)
+    assert vault.slots() == []
+    for copy, passphrase in ((export, OTHER), *([(good, PASSPHRASE)] if spoil is spoil_the_anchor else [])):
+        with pytest.raises(AvaultError, match="nothing is left of it to prove by") as caught:
+            await put_back(place, vault, copy, passphrase, proven=False)
+        assert isinstance(vault.fault, type(caught.value))
+        assert caught.value.hint == (
+            f"move {place.file} and {place.anchor_file} away, restart avaultd, and restore it then"
+        )
+    vault.close()
+    place.file.unlink(missing_ok=True)
+    place.anchor_file.unlink()
+    with place.opened() as vault:
+        await put_back(place, vault, export, OTHER, proven=False)
+        assert value_of(vault, "A") == "1"
+
+
+async def test_one_copy_may_be_offered_twice(tmp_path: Path) -> None:
+    """The command does: it cannot know before whether proof is needed."""
+    place, vault, _, export = await damaged(tmp_path, damage_a_secret)
+    with export.open("rb") as file, place.secret(OTHER) as given:
+        with pytest.raises(ProofRequiredError):
+            await vault.restore_vault(file.fileno(), given, proven=False)
+        await vault.restore_vault(file.fileno(), given)
+    assert vault.unlocked
+    vault.close()

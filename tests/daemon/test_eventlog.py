@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from avault_daemon.arena import Arena
-from avault_daemon.eventlog import COMMIT, KIND, Chain, Line, Log, Transaction, commit_content
+from avault_daemon.eventlog import COMMIT, KIND, Chain, Line, Log, Transaction, commit_content, genuine_slots
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import CorruptError
@@ -312,3 +312,35 @@ def test_time_never_stands_still_for_commits() -> None:
     commits = [Event.parse(line[:-1]).created_at for line in LINES if b'"commit"' in line]
     assert commits == sorted(set(commits))
     assert Log(DATA).chain.newest[COMMIT] == commits[-1]
+
+
+# --- what is left of a damaged file -------------------------------------------------------------------------------
+
+
+def test_slots_are_found_in_whatever_is_left() -> None:
+    public = WRITTEN.seal.public
+    whole = Log(DATA).lines[:1]
+    assert whole[0].d == SLOT
+    for data in (
+        DATA,
+        DATA[: len(LINES[0])],
+        LINES[3] + LINES[0] + LINES[1][:-9],
+        b"junk\n\0\xff\n" + LINES[0],
+    ):
+        assert genuine_slots(data, public) == whole
+    for data in (b"", b"\n", LINES[1] + LINES[3], LINES[0][:-2]):
+        assert genuine_slots(data, public) == []
+
+
+def test_slots_of_another_vault_are_nobodys() -> None:
+    other = written()
+    assert genuine_slots(other.data + DATA, WRITTEN.seal.public) == Log(DATA).lines[:1]
+    forged = LINES[0].replace(WRITTEN.seal.public.encode(), other.seal.public.encode())
+    assert genuine_slots(forged, other.seal.public) == []
+
+
+@given(index=st.integers(0, len(LINES[0]) - 1), bit=st.integers(0, 7))
+def test_a_slot_of_which_a_bit_is_another_is_none(index: int, bit: int) -> None:
+    line = LINES[0]
+    damaged = line[:index] + bytes([line[index] ^ (1 << bit)]) + line[index + 1 :]
+    assert genuine_slots(damaged, WRITTEN.seal.public) == []

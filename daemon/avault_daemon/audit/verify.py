@@ -62,6 +62,10 @@ def verify(directory: Path, anchor: Anchor) -> Verdict:
     synced = anchor.record
     walk = _Walk(synced)
     walk.run(directory)
+    if anchor.current is None and walk.reigns:
+        return Verdict(
+            0, walk.number, walk.problem or "no vault is known here whose key could vouch for the record"
+        )
     key = anchor.current.vault if anchor.current is not None else None
     complete_to, stranger = _trace(walk.reigns, key, synced)
     return Verdict(complete_to, walk.number, walk.problem or stranger)

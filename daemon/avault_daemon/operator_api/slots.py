@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKED,
+    AvaultError,
     BadRequestError,
     DeniedError,
     ProofRequiredError,
@@ -150,12 +151,18 @@ async def restore_vault(turn: Turn) -> Answer:
     """Replace the vault by the copy in the descriptor that came with the request."""
     vault = turn.core.vault
     fd = _descriptor(turn, "restore_vault")
-    if vault.state != UNINITIALIZED and turn.proven is None:
+    if vault.state != UNINITIALIZED and vault.fault is None and turn.proven is None:
         raise ProofRequiredError("restore_vault needs the passphrase of the vault that it replaces")
     _refuse_debugger()
     await _note(turn, "restore_vault")
+    proven = turn.proven is not None
     with turn.passphrase() as passphrase:
-        slot = await _guess(turn, lambda: vault.restore_vault(fd, passphrase))
+        try:
+            slot = await _guess(turn, lambda: vault.restore_vault(fd, passphrase, proven=proven))
+        except AvaultError as error:
+            turn.core.gate.refuse(turn.caller, "restore_vault", error)
+            turn.core.record.flush()
+            raise
     turn.proven = turn.proofs()[slot]
     return Answer({"vault": _vault(turn)})
 
