@@ -108,7 +108,7 @@ class AgentConversation:
         session.request(name)
         if self._allows(session, name):
             return Answer({"granted": True, "id": None})
-        ids = self._core.requests.file_secret(session, [name], params.get("reason", ""))
+        ids = self._core.gate.file(session, [name], params.get("reason", ""))
         return Answer({"granted": False, "id": ids[0] if ids else None})
 
     def _grants(self) -> Answer:
@@ -133,7 +133,7 @@ class AgentConversation:
         self._granted = granted
         missing = sorted(session.declared - granted)
         if missing:
-            self._core.requests.file_secret(session, missing)
+            self._core.gate.file(session, missing)
         return fresh
 
     def concerns(self, name: str) -> bool:

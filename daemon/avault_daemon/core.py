@@ -38,6 +38,8 @@ class Core:
     """Set while the vault is unlocked; a new one after each lock."""
     reading: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """Of the threads that read the record: they keep the interpreter busy, and anybody with the socket may ask."""
+    granting: trio.Lock = field(default_factory=trio.Lock)
+    """Held from the look at an agent to its change, or one operator's revocation could be undone by another's grant."""
     guesses: defaultdict[int, trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
     """One lock a uid: its passphrases are checked one after the other."""
 

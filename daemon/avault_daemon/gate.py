@@ -8,6 +8,7 @@ flushes the record before the answer leaves, and withholds the answer if that fa
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ class Gate:
                 hint="declare it: Vault(secrets=[...]), or request() it",
             )
         if not self.allows(session, name):
-            self._requests.file_secret(session, [name])
+            self.file(session, [name])
             raise NotGrantedError
         try:
             return self._vault.open_value(name)
@@ -98,11 +99,21 @@ class Gate:
         """
         policy = self._vault.policy
         if session.snapshot is not policy:
-            agent = policy.agents.get(session.agent)
-            there = agent is not None and agent.fits(session.caller, self._service)
-            session.readable = agent.allowed(session.plugin) if agent is not None and there else frozenset()
+            still = self._still_agent(session)
+            session.readable = policy.allowed(session.agent, session.plugin) if still else frozenset()
             session.snapshot = policy
         return name in session.declared and name in session.readable
+
+    def file(self, session: Session, names: Iterable[str], reason: str = "") -> list[int]:
+        """File that the plugin of *session* wants *names*, as `Requests.file_secret` does.
+
+        Nothing of a caller that is not the agent any more: what it asked for would be granted to another.
+        """
+        return self._requests.file_secret(session, names, reason) if self._still_agent(session) else []
+
+    def _still_agent(self, session: Session) -> bool:
+        agent = self._vault.policy.agents.get(session.agent)
+        return agent is not None and agent.fits(session.caller, self._service)
 
     def refuse(
         self,

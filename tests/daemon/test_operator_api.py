@@ -25,6 +25,7 @@ from avault_protocol import (
     LockedError,
     Method,
     NotFoundError,
+    NotGrantedError,
     ProofRequiredError,
     ThrottledError,
     TooLargeError,
@@ -258,6 +259,45 @@ async def test_approving_a_stranger_makes_an_agent_that_describes_it(house: Hous
     agent = await house.agent(plugin="helper", agent="stranger")
     assert (await agent.call("get_secret", {"name": "TOKEN"}))[1] == b"one"
     assert (await operator.call("requests"))["requests"] == []
+
+
+@pytest.mark.parametrize("change", ["agent_rm", "agent_set"])
+async def test_what_somebody_asked_who_is_not_the_agent_any_more_is_not_granted(
+    house: House, change: str
+) -> None:
+    operator = await filled(house)
+    plugin = await house.agent("weather")  # wants TOKEN
+    (waiting,) = (await operator.call("requests"))["requests"]
+    if change == "agent_rm":
+        await operator.call("agent_rm", {"agent": "cobot"})
+    await operator.call("agent_set", {"agent": "cobot", "uids": [os.getuid() + 1]})
+    with pytest.raises(NotFoundError, match="is not agent cobot any more"):
+        await operator.call("approve", {"ids": [waiting["id"]]})
+    with pytest.raises(NotGrantedError):
+        await plugin.call("get_secret", {"name": "TOKEN"})
+    assert (await plugin.call("request", {"name": "OTHER"})) == {"granted": False, "id": None}
+    assert (await operator.call("requests"))["requests"] == []
+
+
+@pytest.mark.parametrize("rest", ["grant", "agent_set", "approve"])
+async def test_a_revocation_is_not_undone_by_what_is_changed_at_the_same_time(
+    house: House, rest: str
+) -> None:
+    first = await filled(house)
+    second = await house.operator()
+    await house.agent("weather")
+    (waiting,) = (await first.call("requests"))["requests"]
+    params: dict[str, dict[str, Any]] = {
+        "grant": {"agent": "cobot", "plugin": "weather", "secrets": ["TOKEN"]},
+        "agent_set": {"agent": "cobot", "instances": 2},
+        "approve": {"ids": [waiting["id"]]},
+    }
+    await first.ask("revoke", {"agent": "cobot", "plugin": "telegram"})
+    await second.ask(rest, params[rest])
+    assert (await first.answer())[0].error is None
+    assert (await second.answer())[0].error is None
+    (agent,) = (await first.call("agents"))["agents"]
+    assert "telegram" not in [plugin["name"] for plugin in agent["plugins"]]
 
 
 async def test_denied_is_not_asked_again(house: House) -> None:

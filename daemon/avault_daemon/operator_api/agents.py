@@ -160,9 +160,11 @@ async def _approve(turn: Turn, request: Request) -> dict[str, object]:
     vault = turn.core.vault
     agents_now = vault.policy.agents
     if isinstance(request, SecretRequest):
-        if request.agent not in agents_now:
-            raise NotFoundError(f"there is no agent {request.agent} any more")
-        agent, names = agents_now[request.agent], [request.name]
+        found = agents_now.get(request.agent)
+        if found is None or not found.fits(request.caller, turn.core.places.service):
+            turn.core.requests.take(request.id)
+            raise NotFoundError(f"who asked for this is not agent {request.agent} any more")
+        agent, names = found, [request.name]
         _must_exist(turn, names)
     else:
         agent = _agent_for(turn, request)
@@ -202,13 +204,23 @@ async def deny(turn: Turn) -> Answer:
     return Answer({})
 
 
+def _alone(handler: Handler) -> Handler:
+    """Return *handler*, which looks at agents and then changes them, so that no other does so meanwhile."""
+
+    async def alone(turn: Turn) -> Answer:
+        async with turn.core.granting:
+            return await handler(turn)
+
+    return alone
+
+
 HANDLERS: dict[str, Handler] = {
     "agents": agents,
-    "agent_set": agent_set,
-    "agent_rm": agent_rm,
-    "grant": grant,
-    "revoke": revoke,
+    "agent_set": _alone(agent_set),
+    "agent_rm": _alone(agent_rm),
+    "grant": _alone(grant),
+    "revoke": _alone(revoke),
     "requests": requests,
-    "approve": approve,
+    "approve": _alone(approve),
     "deny": deny,
 }
