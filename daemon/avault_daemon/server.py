@@ -143,7 +143,11 @@ class Server:
                         await trio.sleep(0.1)
                     continue
                 sock.setblocking(False)
-                self._admit(sock, operator, agent)
+                try:
+                    self._admit(sock, operator, agent)
+                except Exception as error:  # noqa: BLE001 - whoever comes next is to be served
+                    log_fault("a caller could not be let in", error)
+                    sock.close()
 
     def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
         """Identify before listening: by what the kernel says, and only a process that is alive."""
@@ -161,8 +165,8 @@ class Server:
             process.close()
             refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
             return
-        self._per_uid[caller.uid] += 1
         process = self._core.bindings.processes.join(process)
+        self._per_uid[caller.uid] += 1
         scope = trio.CancelScope()
         self._scopes.setdefault(process, set()).add(scope)  # from now on, or a death could be missed
         self._nursery.start_soon(self._converse, sock, caller, process, operator, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -19,6 +20,7 @@ from avault_daemon.connection import BATCH
 from avault_daemon.conversation import Answer, Wait
 from avault_daemon.inbox import MESSAGE_TIMEOUT
 from avault_daemon.outbox import MAX_QUEUED
+from avault_daemon.processes import Process
 from avault_daemon.server import listen
 from avault_daemon.settings import Settings
 from avault_protocol import (
@@ -353,6 +355,21 @@ async def test_grants_and_requests_of_a_plugin(house: House) -> None:
     asked = await agent.call("request", {"name": "THIRD", "reason": "to post"})
     assert asked["granted"] is False
     assert isinstance(asked["id"], int)
+
+
+async def test_a_caller_that_cannot_be_let_in_does_not_end_the_daemon(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await granted(house)
+
+    def fail(process: Process) -> Process:
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches is reached")
+
+    monkeypatch.setattr(house.core.bindings.processes, "join", fail)
+    unlucky = await house.connect(house.core.places.agent_socket)
+    assert await unlucky.closed() is None
+    monkeypatch.undo()
+    assert (await (await house.agent()).call("get_secret", {"name": "TOKEN"}))[1] == VALUE
 
 
 async def test_many_connections_of_one_uid(tmp_path: Path) -> None:
