@@ -88,7 +88,7 @@ class Gate:
         try:
             return self._vault.open_value(name)
         except NotFoundError:
-            log.warning("%s/%s is granted %s, which does not exist", session.agent, session.plugin, name)
+            log.debug("%s/%s is granted %s, which does not exist", session.agent, session.plugin, name)
             raise NotGrantedError from None
 
     def allows(self, session: Session, name: str) -> bool:

@@ -67,6 +67,15 @@ REFUSED = {
     "io_uring_setup": (425, 425),  # its operations pass by every filter
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
+    # what others read and write too, and what outlives us; Landlock knows of none of these
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
     # the kernel
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
