@@ -85,6 +85,7 @@ class Request:
         "id",
         "method",
         "params",
+        "repeat",
         "secret",
     )
 
@@ -101,6 +102,7 @@ class Request:
         self.method = method
         self.params = params
         self.secret = secret
+        self.repeat = REPEAT  # seconds until it is sent again
         self.answer: Answer | None = None
         self.auth_url: str | None = None  # where the signer wants the operator to go first
         self._accepts = accepts
@@ -112,7 +114,7 @@ class Request:
 
     def is_due(self, now: float) -> bool:
         """Report whether it is time to send it, for the first time or again."""
-        return now >= self._sent_at + REPEAT
+        return now >= self._sent_at + self.repeat
 
     def sent(self, now: float) -> None:
         """Note that it went out."""
@@ -120,7 +122,7 @@ class Request:
 
     def next_at(self) -> float:
         """Return when to look again, if nothing comes before."""
-        times = [self._sent_at + REPEAT]
+        times = [self._sent_at + self.repeat]
         if self._error is not None:
             times.append(self._error_at + GRACE)
         return min(times)

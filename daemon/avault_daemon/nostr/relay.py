@@ -119,6 +119,7 @@ class Relays:
         network: Network,
     ) -> None:
         self.problems: dict[str, str] = {}  # URL -> what is wrong with it now
+        self.urls = tuple(urls)
         self._tried = set(urls)  # all but those that were given up
         self._key, self._on_event, self._on_stage, self._network = key, on_event, on_stage, network
         self._links: dict[str, _Link] = {}  # those that are ready

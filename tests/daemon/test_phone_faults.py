@@ -1,0 +1,298 @@
+"""A row for each fault that signers and relays were seen with, and what avault does; the signer and relay are others'.
+
+Relays' own faults are in test_nostr_relay.py, those of single messages in test_nostr_nip01.py and test_nostr_nip46.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import coincurve
+import pytest
+import trio
+
+from avault_daemon.arena import Arena
+from avault_daemon.nostr.keys import SecretKey
+from avault_daemon.nostr.nip44 import Conversation
+from avault_daemon.nostr.nip46 import REPEAT, Request, Signer
+from avault_daemon.nostr.remote import Remote, open_remote
+from avault_daemon.nostr.uris import nostrconnect_uri, parse_bunker
+from avault_protocol import DeniedError
+from support import rig
+from support.rig import Lines
+from support.slots import filled
+
+pytestmark = pytest.mark.skipif(rig.missing() is not None, reason=str(rig.missing()))
+
+ARENA = Arena()
+TOKEN = "0123456789abcdef" * 4
+MASKED = f"avault unlock host {'0' * 64}"
+OPERATOR = coincurve.PrivateKey(bytes.fromhex(rig.USER)).public_key.format()[1:]
+SIGNER = coincurve.PrivateKey(bytes.fromhex(rig.SIGNER)).public_key.format()[1:]
+PATIENCE = 20.0
+WAIT = 1.5
+"""Seconds after which an answer that should be dropped would have come."""
+
+
+class Vault:
+    """Its key, the payload that the phone opens, and what happened."""
+
+    def __init__(self) -> None:
+        self.key = SecretKey.generate(ARENA)
+        self.stages: list[tuple[str, str]] = []
+        text = f"avault unlock host {TOKEN}".encode()
+        with Conversation.between(ARENA, self.key, OPERATOR) as to_operator, filled(ARENA, text) as slot:
+            self.payload = to_operator.encrypt(slot)
+
+    def stage(self, stage: str, url: str, text: str) -> None:
+        self.stages.append((stage, text))
+
+    def request(self, remote: Remote) -> Request:
+        return remote.signer.nip44_decrypt(self.key.public, self.payload)
+
+    async def open(self, remote: Remote, repeat: float = REPEAT) -> tuple[str, list[str]]:
+        """Have the phone decrypt the payload; return the text and the tokens."""
+        request = self.request(remote)
+        request.repeat = repeat
+        with trio.fail_after(PATIENCE), await remote.ask(request) as answer:
+            return answer.text, [bytes(token.view).hex() for token in answer.tokens]
+
+
+GOOD = (MASKED, [TOKEN])
+
+
+async def reach(remote: Remote) -> None:
+    """Wait for the signer, which prints its URI before it listens."""
+    ping = remote.signer.ping()
+    ping.repeat = 0.2
+    with trio.fail_after(PATIENCE):
+        await remote.ask(ping)
+
+
+@asynccontextmanager
+async def paired(auth: str = "NONE", **settings: object) -> AsyncIterator[tuple[Vault, Remote, Lines]]:
+    """A relay, a signer and a client that are paired; nothing stays in the arena."""
+    before, vault = ARENA.in_use, Vault()
+    client = SecretKey.generate(ARENA)
+    async with (
+        rig.local_relay(auth) as url,
+        rig.signer(url, client=client.public.hex(), **settings) as (phone, _),
+    ):
+        core = Signer(ARENA, client, SIGNER)
+        async with open_remote(core, [url], on_stage=vault.stage) as remote:
+            await reach(remote)
+            vault.stages.clear()
+            yield vault, remote, phone
+        core.close()
+    client.close()
+    vault.key.close()
+    assert ARENA.in_use == before
+
+
+@pytest.mark.parametrize("auth", ["NONE", "READ", "WRITE", "BOTH"])
+@pytest.mark.parametrize("way", ["bunker", "nostrconnect"])
+async def test_pair_ask_and_leave(way: str, auth: str) -> None:
+    vault, client = Vault(), SecretKey.generate(ARENA)
+    async with rig.local_relay(auth) as url, rig.signer(url) as (phone, uri):
+        core = Signer(ARENA, client, parse_bunker(uri).signer if way == "bunker" else None)
+        async with open_remote(core, [url], on_stage=vault.stage) as remote:
+            with trio.fail_after(PATIENCE):
+                if way == "bunker":
+                    connect = core.connect(parse_bunker(uri).secret, "host")
+                    connect.repeat = 0.5
+                    with await remote.ask(connect) as said:
+                        assert said.text == "secret-of-the-uri"
+                else:
+                    while ("connected", "") not in vault.stages:
+                        await trio.sleep(0.01)
+                    await phone.write(nostrconnect_uri(client.public, [url], "cafe" * 8, "host"))
+                    with await remote.ask(core.pairing("cafe" * 8)) as said:
+                        assert said.text == "cafe" * 8
+                assert core.public == SIGNER
+                assert (await remote.ask(core.get_public_key())).text == OPERATOR.hex()
+                assert (await remote.ask(core.ping())).text == "pong"
+                assert await vault.open(remote) == GOOD
+                assert (await remote.ask(core.logout())).text == "ack"
+            assert await phone.until("left") == client.public.hex()
+            assert core.dropped.total() == 0
+
+
+class Row(NamedTuple):
+    """A fault of a signer, its settings, and what avault makes of it."""
+
+    fault: str
+    settings: dict[str, object]
+    outcome: Callable[[Vault, Remote], Awaitable[None]]
+
+
+async def opens(vault: Vault, remote: Remote, repeat: float = REPEAT) -> None:
+    assert await vault.open(remote, repeat) == GOOD
+
+
+async def waits(vault: Vault, remote: Remote) -> None:
+    """Nothing is believed, and the request stays open until the caller's patience ends."""
+    with trio.move_on_after(WAIT) as scope:
+        await vault.open(remote)
+    assert scope.cancelled_caught
+    assert ("sent", "") in vault.stages
+
+
+async def drops(vault: Vault, remote: Remote) -> None:
+    """As `waits`, and what came was counted."""
+    await waits(vault, remote)
+    assert remote.signer.dropped.total() > 0
+
+
+async def is_denied(vault: Vault, remote: Remote) -> None:
+    with pytest.raises(DeniedError, match="user rejected"):
+        await vault.open(remote)
+
+
+async def shows_url_then_opens(vault: Vault, remote: Remote) -> None:
+    await opens(vault, remote)
+    assert [text for stage, text in vault.stages if stage == "auth_url"] == ["https://127.0.0.1:9/approve"]
+
+
+async def shows_url_and_waits(vault: Vault, remote: Remote) -> None:
+    await waits(vault, remote)
+    assert [text for stage, text in vault.stages if stage == "auth_url"] == ["https://127.0.0.1:9/approve"]
+
+
+async def shows_no_url(vault: Vault, remote: Remote) -> None:
+    await opens(vault, remote)
+    assert "auth_url" not in [stage for stage, _ in vault.stages]
+
+
+async def opens_and_warns(vault: Vault, remote: Remote) -> None:
+    await opens(vault, remote)
+    assert "skew" in [stage for stage, _ in vault.stages]
+
+
+async def hands_on_text(vault: Vault, remote: Remote) -> None:
+    """It is the signer's word; what is sealed under the token tells that it is wrong."""
+    text, tokens = await vault.open(remote)
+    assert (text, tokens) != GOOD
+    assert text == "0" * 64 or text.startswith("AAAA")
+
+
+TABLE = [
+    Row("none", {}, opens),
+    Row("silent", {}, waits),
+    Row("duplicate", {}, opens),
+    Row("noise_then_ok", {}, opens),
+    Row("error_then_ok", {}, opens),
+    Row("error_as_result", {}, is_denied),
+    Row("auth_url", {}, shows_url_then_opens),
+    Row("auth_url", {"never": True}, shows_url_and_waits),
+    Row("auth_url", {"url": "javascript:alert(1)"}, shows_no_url),
+    Row("wrong_id", {}, drops),
+    Row("wrong_result", {}, hands_on_text),
+    Row("empty_result", {}, drops),
+    Row("null_result", {}, drops),
+    Row("no_result", {}, drops),
+    Row("number_result", {}, drops),
+    Row("object_result", {}, drops),
+    Row("huge_result", {}, hands_on_text),
+    Row("not_object", {}, drops),
+    Row("bad_json", {}, drops),
+    Row("bad_cipher", {}, drops),
+    Row("bad_mac", {}, drops),
+    Row("impostor", {}, drops),
+    Row("old_stamp", {}, opens_and_warns),
+    Row("future_stamp", {}, opens_and_warns),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join([row.fault, *row.settings]))
+async def test_what_avault_does(row: Row) -> None:
+    async with paired(fault=row.fault, **row.settings) as (vault, remote, phone):
+        await row.outcome(vault, remote)
+        if row.outcome in (waits, drops):
+            # One bad answer ends nothing: the next request is answered.
+            await phone.set(fault="none")
+            await opens(vault, remote)
+
+
+async def test_denied() -> None:
+    async with paired(mode="deny") as (vault, remote, _):
+        with pytest.raises(DeniedError):
+            await vault.open(remote)
+
+
+@pytest.mark.parametrize("word", ["approve", "deny"])
+async def test_prompted(word: str) -> None:
+    async with paired(mode="prompt") as (vault, remote, phone), trio.open_nursery() as nursery:
+        done = trio.Event()
+
+        async def ask() -> None:
+            if word == "approve":
+                await opens(vault, remote)
+            else:
+                with pytest.raises(DeniedError):
+                    await vault.open(remote)
+            done.set()
+
+        nursery.start_soon(ask)
+        assert await phone.until("asked") == "nip44_decrypt"
+        assert not done.is_set()
+        await phone.write(word)
+        await done.wait()
+
+
+async def test_asleep() -> None:
+    async with paired() as (vault, remote, phone), trio.open_nursery() as nursery:
+        phone.sleep()
+        nursery.start_soon(opens, vault, remote)
+        while ("sent", "") not in vault.stages:
+            await trio.sleep(0.01)
+        phone.wake()
+
+
+async def test_offline_then_online() -> None:
+    """No relay keeps the request: it is sent again, and the phone that comes late is asked all the same."""
+    async with paired() as (vault, remote, phone), trio.open_nursery() as nursery:
+        await phone.end()
+        nursery.start_soon(opens, vault, remote, 0.3)
+        while ("sent", "") not in vault.stages:
+            await trio.sleep(0.01)
+        url = next(iter(remote.relays.urls))
+        async with rig.signer(url, client=remote.signer.client.public.hex()) as (again, _):
+            assert await again.until("answers") == "nip44_decrypt"
+
+
+@pytest.mark.parametrize("fault", ["auth_url", "impostor", "wrong_result", "noise_then_ok"])
+async def test_pairing_with_a_fault(fault: str) -> None:
+    """Before the secret nothing is shown and nobody is pinned."""
+    vault, client = Vault(), SecretKey.generate(ARENA)
+    async with rig.local_relay() as url, rig.signer(url, fault=fault, result="ack") as (phone, _):
+        core = Signer(ARENA, client)
+        async with open_remote(core, [url], on_stage=vault.stage) as remote:
+            while ("connected", "") not in vault.stages:
+                await trio.sleep(0.01)
+            await phone.write(nostrconnect_uri(client.public, [url], "cafe" * 8, "host"))
+            with trio.move_on_after(WAIT) as scope, await remote.ask(core.pairing("cafe" * 8)) as said:
+                assert said.text == "cafe" * 8
+            if fault in ("auth_url", "noise_then_ok"):
+                assert core.public == SIGNER
+            elif fault == "wrong_result":
+                assert (scope.cancelled_caught, core.public) == (True, None)
+            assert "auth_url" not in [stage for stage, _ in vault.stages]
+
+
+async def test_the_relay_goes_and_comes_back() -> None:
+    port = rig.free_port()
+    vault, client = Vault(), SecretKey.generate(ARENA)
+    core = Signer(ARENA, client, SIGNER)
+    async with trio.open_nursery() as nursery:
+        url = f"ws://127.0.0.1:{port}"
+        async with open_remote(core, [url], on_stage=vault.stage) as remote:
+            while "lost" not in [stage for stage, _ in vault.stages]:
+                await trio.sleep(0.01)
+            nursery.start_soon(opens, vault, remote, 0.5)
+            async with rig.local_relay(port=port), rig.signer(url, client=client.public.hex()) as (phone, _):
+                assert await phone.until("answers") == "nip44_decrypt"
+                while nursery.child_tasks:
+                    await trio.sleep(0.01)
+    core.close()
