@@ -1,0 +1,117 @@
+"""The operator's phone, in memory: a NIP-46 signer on a `FaultRelay`, with an operator who says yes, no, or nothing.
+
+The signer's key is not the operator's, as with most signers. It decrypts whatever it is asked to, as they do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from avault_daemon.arena import Arena
+from avault_daemon.nostr.event import Event
+from avault_daemon.nostr.keys import SecretKey
+from avault_daemon.nostr.nip44 import Conversation
+from avault_daemon.nostr.nip46 import KIND
+from support.relays import FaultRelay, Message, Session, serve
+
+URL = "ws://127.0.0.1:7777"
+Mood = Callable[[dict[str, Any], str], dict[str, Any] | None]
+"""Given a request and its proper result: the answer's result and error, or None for silence."""
+
+
+def yes(request: dict[str, Any], result: str) -> dict[str, Any] | None:
+    return {"result": result}
+
+
+def no(request: dict[str, Any], result: str) -> dict[str, Any] | None:
+    return (
+        {"result": "", "error": "user rejected"}
+        if request["method"] == "nip44_decrypt"
+        else {"result": result}
+    )
+
+
+def silent(request: dict[str, Any], result: str) -> dict[str, Any] | None:
+    return None
+
+
+@dataclass
+class Telephone:
+    """One phone; *mood* may be changed at any time. *screen* is what it has shown: each decrypted text."""
+
+    arena: Arena
+    relay: FaultRelay
+    mood: Mood = yes
+    secret: str = "s3cret"
+    screen: list[str] = field(default_factory=list[str])
+    requests: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.signer = SecretKey.generate(self.arena)
+        self.operator = SecretKey.generate(self.arena)
+        self.relay.handler = self._handle
+
+    @property
+    def bunker(self) -> str:
+        return f"bunker://{self.signer.public.hex()}?relay={URL}&secret={self.secret}"
+
+    def close(self) -> None:
+        self.signer.close()
+        self.operator.close()
+
+    async def scan(self, uri: str, *, says: str | None = None) -> None:
+        """Scan a nostrconnect URI: answer its secret, or whatever else it *says*."""
+        parts = urlsplit(uri)
+        secret = parse_qs(parts.query)["secret"][0]
+        await self.relay.deliver(
+            self._event(bytes.fromhex(parts.netloc), {"id": "x", "result": says or secret})
+        )
+
+    async def _handle(self, session: Session, message: Message) -> None:
+        await serve(session, message)
+        if message[0] == "EVENT":
+            event = Event.from_wire(message[1])
+            if ("p", self.signer.public.hex()) in event.tags:
+                await self._answer(event)
+
+    async def _answer(self, event: Event) -> None:
+        client = bytes.fromhex(event.pubkey)
+        request = json.loads(self._decrypt(self.signer, client, event.content))
+        self.requests.append(request["method"])
+        outcome = self.mood(request, self._result(request))
+        if outcome is not None:
+            await self.relay.deliver(self._event(client, {"id": request["id"], **outcome}))
+
+    def _result(self, request: dict[str, Any]) -> str:
+        params = request["params"]
+        match request["method"]:
+            case "connect":
+                return str(params[1]) if params[1] == self.secret else "ack"
+            case "get_public_key":
+                return self.operator.public.hex()
+            case "nip44_decrypt":
+                self.screen.append(self._decrypt(self.operator, bytes.fromhex(params[0]), params[1]))
+                return self.screen[-1]
+            case _:
+                return "ack"
+
+    def _decrypt(self, key: SecretKey, peer: bytes, payload: str) -> str:
+        conversation = Conversation.between(self.arena, key, peer)
+        with conversation.decrypt(payload) as plain:
+            text = bytes(plain.view).decode()
+        conversation.close()
+        return text
+
+    def _event(self, client: bytes, message: dict[str, Any]) -> Event:
+        plain = json.dumps(message).encode()
+        conversation = Conversation.between(self.arena, self.signer, client)
+        with self.arena.take(len(plain)) as slot:
+            slot.view[:] = plain
+            content = conversation.encrypt(slot)
+        conversation.close()
+        now = 1_800_000_000 + len(self.requests)
+        return Event.signed(self.signer, now, KIND, (("p", client.hex()),), content)
