@@ -170,6 +170,11 @@ class Vault(Door):
         """Return the NIP-44 payload from the vault to *operator* (public key, hex) of *text* and *secret* in hex."""
         return phones.encrypt_text(self._arena, self._need().key, operator, text, secret)
 
+    def draft_slot(self, kind: str, make: Callable[[str, SecretKey], str]) -> tuple[str, str]:
+        """Return the id that another slot of *kind* would get now, and the content that *make* gives; nothing is written."""
+        slot = self._catalog.free_slot(kind)
+        return slot, make(slot, self._need().key)
+
     async def add_slot(self, kind: str, make: Callable[[str, SecretKey], str], *, since: int) -> str:
         """Add a slot of another kind than a passphrase; return its id.
 
