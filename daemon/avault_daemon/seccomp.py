@@ -43,6 +43,7 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NUMBERS = {
     "clone": (56, 220),
     "clone3": (435, 435),
+    "connect": (42, 203),
     "ioctl": (16, 29),
     "prctl": (157, 167),
     "socket": (41, 198),
@@ -146,7 +147,8 @@ def machine() -> str:
 
 
 def program(architecture: str, *, network: bool) -> list[Instruction]:
-    """Return the filter for *architecture* (a key of `AUDIT_ARCH`); *network* lets AF_INET and AF_INET6 through.
+    """Return the filter for *architecture* (a key of `AUDIT_ARCH`); *network* lets AF_INET and AF_INET6, and
+    connections to anywhere, through.
 
     Arguments are compared in their low 32 bits, the ones that the kernel reads of these (int, unsigned int, and the
     flags of clone).
@@ -167,6 +169,9 @@ def program(architecture: str, *, network: bool) -> list[Instruction]:
             code += _on(both[column], [(RETURN, 0, 0, REFUSE)])
     code += _on(numbers["clone3"], [(RETURN, 0, 0, ABSENT)])
     code += _on(numbers["clone"], [_argument(0), (JUMP_ANY_BIT, 0, 1, CLONE_THREAD), _allow(), _refuse()])
+    if not network:
+        # Landlock lets sockets that have a path be connected to: the session bus, say, which starts programs.
+        code += _on(numbers["connect"], [_refuse()])
     code += _on(numbers["socket"], _only(0, domains))
     code += _on(numbers["socketpair"], _only(0, domains))
     code += _on(numbers["prctl"], _never(0, (PR_SET_DUMPABLE, PR_SET_PTRACER)))

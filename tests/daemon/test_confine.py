@@ -121,9 +121,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (outside / "secret").write_text("secret")
     (outside / "victim").touch()
     name = f"avault-test-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as listener:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as bus:
         listener.bind("\0" + name)
         listener.listen()
+        bus.bind(str(outside / "bus"))
+        bus.listen()
         command = [sys.executable, "-P", str(OPERATIONS), str(home), str(outside), name]
         done = subprocess.run(
             command, check=False, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60

@@ -51,6 +51,7 @@ def expected(architecture: str, number: int, arguments: Arguments, *, network: b
         return REFUSE
     return {
         "clone3": ABSENT,
+        "connect": ALLOW if network else REFUSE,
         "clone": ALLOW if low[0] & 0x10000 else REFUSE,
         "socket": ALLOW if low[0] in ((1, 2, 10) if network else (1,)) else REFUSE,
         "socketpair": ALLOW if low[0] in ((1, 2, 10) if network else (1,)) else REFUSE,

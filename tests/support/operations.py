@@ -66,6 +66,11 @@ def open_socket(*arguments: int) -> None:
     socket.socket(*arguments).close()
 
 
+def connect_path() -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(str(OUTSIDE / "bus"))
+
+
 def connect_abstract() -> None:
     with socket.socket(socket.AF_UNIX) as one:
         one.connect("\0" + ABSTRACT)
@@ -138,6 +143,7 @@ FORBIDDEN: dict[str, Operation] = {
     "a packet socket": lambda: open_socket(socket.AF_PACKET, socket.SOCK_RAW),
     "a pair of IPv4 sockets": lambda: syscall("socketpair", socket.AF_INET, 1, 0, None),
     "connect to an abstract socket": connect_abstract,
+    "connect to a socket that has a path": connect_path,
     "type into the terminal": lambda: fcntl.ioctl(0, 0x5412, b"x"),
     "clone3": lambda: syscall("clone3", None, 0),  # ENOSYS, so that C libraries fall back to clone
 }
@@ -159,23 +165,37 @@ def store() -> None:
     (HOME / "agents").rmdir()
 
 
+def start_client() -> int:
+    """Start, while that may be done, another process that connects to the socket of `serve`; return its pid."""
+    if pid := os.fork():
+        return pid
+    with socket.socket(socket.AF_UNIX) as client:
+        while client.connect_ex(str(HOME / "agent.sock")):
+            os.sched_yield()
+        assert client.recv(5) == b"hello"
+        client.send(b"thank")
+    os._exit(0)
+
+
+CLIENT = start_client()
+
+
 def serve() -> None:
     async def echo() -> None:
         path = HOME / "agent.sock"
-        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             path.chmod(0o600)
             listener.listen()
-            client.connect(str(path))
             await trio.lowlevel.wait_readable(listener)
             server, _ = listener.accept()
             with server:
                 caller, process = identify(server, None)
                 process.close()
-                assert (caller.pid, caller.uid) == (os.getpid(), os.getuid())
+                assert (caller.pid, caller.uid) == (CLIENT, os.getuid())
                 server.send(b"hello")
-                await trio.lowlevel.wait_readable(client)
-                assert client.recv(5) == b"hello"
+                await trio.lowlevel.wait_readable(server)
+                assert server.recv(5) == b"thank"
         path.unlink()
 
     trio.run(echo)
