@@ -14,6 +14,7 @@ from avault_protocol import (
     DeniedError,
     LockedError,
     NotFoundError,
+    ProofRequiredError,
     UninitializedError,
     WrongPassphraseError,
 )
@@ -124,3 +125,13 @@ def test_an_error_of_a_method_leaves_the_proof(source: Source) -> None:
         with pytest.raises(NotFoundError):
             session.call("rm", {"name": "A"})
     assert operator.methods == ["status", "prove", "rm", "rm"]
+
+
+def test_a_proof_that_the_daemon_has_ended_is_asked_for_again(source: Source) -> None:
+    """Another connection may have changed the passphrase: the next command proves anew."""
+    operator = Operator(status={"state": "unlocked"}, rm=ProofRequiredError())
+    session = session_with(operator, source)
+    session.proven = True
+    with pytest.raises(ProofRequiredError):
+        session.call("rm")
+    assert not session.proven

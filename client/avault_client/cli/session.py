@@ -6,7 +6,7 @@ Proof belongs to the connection: it is given at most once, and is gone when the 
 from __future__ import annotations
 
 from avault_client._operator import OperatorConnection
-from avault_protocol import ERRORS, METHODS, SERVE, WAIT, DaemonUnavailableError
+from avault_protocol import ERRORS, METHODS, SERVE, WAIT, DaemonUnavailableError, ProofRequiredError
 
 from .output import Working
 from .passphrases import Source
@@ -59,6 +59,9 @@ class Session:
                 return self.connection().call(method, params, value, fds, display.progress, timeout)
             except DaemonUnavailableError:
                 self.close()
+                raise
+            except ProofRequiredError:
+                self.proven = False  # what was proven opens the vault no more; the next command asks again
                 raise
 
     def fetch(self, method: str, params: Mapping[str, object]) -> tuple[Result, bytearray]:
