@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given, strategies as st
@@ -45,8 +46,7 @@ def test_a_token_in_a_text() -> None:
 
 def test_several_keep_apart() -> None:
     with masked(json.dumps({"a": TOKEN, "b": [OTHER, f"{TOKEN} {OTHER}"]})) as found:
-        value = found.value
-        assert isinstance(value, dict)
+        value: Any = found.value
         assert opened(found.take(value["a"])) == TOKEN
         assert opened(found.take(value["b"][0])) == OTHER
         assert [opened(token) for token in found.tokens(value["b"][1])] == [TOKEN, OTHER]
@@ -58,8 +58,7 @@ def test_several_keep_apart() -> None:
 def test_a_longer_run_is_no_token_and_hidden_all_the_same(length: int) -> None:
     run = (TOKEN * 100)[:length]
     with masked(json.dumps([run])) as found:
-        value = found.value
-        assert isinstance(value, list)
+        value: Any = found.value
         assert value == ["0" * length]
         assert found.tokens(value[0]) == []
         assert found.reveal(value[0]) == run
@@ -155,17 +154,15 @@ def _zeros(run: re.Match[str]) -> str:
     return "0" * len(run[0])
 
 
-def walked(value: object, change: Callable[[str], str]) -> object:
-    match value:
-        case str():
-            return change(value)
-        case list():
-            return [walked(one, change) for one in value]  # pyright: ignore[reportUnknownVariableType]
-        case dict():
-            pairs = value.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-            return {walked(key, change): walked(one, change) for key, one in pairs}  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return value
+def walked(value: Any, change: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        items: Iterable[Any] = iter(value)  # pyright: ignore[reportUnknownArgumentType]
+        return [walked(one, change) for one in items]
+    if isinstance(value, dict):
+        return {change(key): walked(one, change) for key, one in cast("dict[str, Any]", value).items()}
+    return value
 
 
 @given(value=VALUES, ascii_only=st.booleans())
@@ -178,7 +175,12 @@ def test_nothing_is_there_and_nothing_is_lost(value: object, ascii_only: bool) -
         return
     with masked(data) as found:
         shown: list[str] = []
-        walked(found.value, lambda text: shown.append(text) or text)
+
+        def note(text: str) -> str:
+            shown.append(text)
+            return text
+
+        walked(found.value, note)
         assert all(int(run) < 100 for text in shown for run in RUN.findall(text))
         assert walked(found.value, found.reveal) == json.loads(text)
         assert walked(found.value, found.blank) == walked(
@@ -190,7 +192,6 @@ def test_nothing_is_there_and_nothing_is_lost(value: object, ascii_only: bool) -
 @given(st.binary(max_size=300))
 @example(b'"\\u' + TOKEN.encode() + b'"')
 def test_rubbish_never_does_more_than_fail(data: bytes) -> None:
-    with filled(ARENA, data or b" ") as slot:
-        with suppress(CorruptError):
-            masked_json(ARENA, slot).release()
+    with filled(ARENA, data or b" ") as slot, suppress(CorruptError):
+        masked_json(ARENA, slot).release()
     assert ARENA.in_use == 0

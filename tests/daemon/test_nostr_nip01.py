@@ -16,7 +16,7 @@ from avault_daemon.nostr.nip01 import AUTH_KIND, BURST, MAX_ATTEMPTS, RATE, UNIT
 from support.clock import Clock
 from support.signers import NOW
 
-KEY = SecretKey.generate(Arena())
+KEY = SecretKey.generate(Arena(1 << 16))
 URL = "wss://relay.example"
 SUB = "avault"
 
@@ -59,9 +59,8 @@ REQ = ["REQ", SUB, {"kinds": [24133], "#p": [KEY.public.hex()], "limit": 0}]
 def test_it_subscribes_first_without_since() -> None:
     made = talk()
     assert sent(made) == [REQ]
-    assert not made.ready
     say(made, "EOSE", "another")
-    assert not made.ready
+    assert made.news == []
     say(made, "EOSE", SUB)
     say(made, "EOSE", SUB)
     assert made.ready
@@ -79,17 +78,17 @@ def test_events_in_and_out() -> None:
     made, mine = subscribed(), event()
     made.publish(mine)
     assert sent(made) == [["EVENT", wire(mine)]]
-    shuffled = dict(reversed(mine.to_wire().items())) | {"seen_on": [URL]}
+    shuffled: dict[str, object] = dict(reversed(list(mine.to_wire().items()))) | {"seen_on": [URL]}
     say(made, "EVENT", SUB, shuffled)
     say(made, "EVENT", "another", shuffled)
-    assert made.news == [mine]
+    assert [one for one in made.news if isinstance(one, Event)] == [mine]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"id": "x"}, {"id": "AB" * 32}, {"sig": None}, {"created_at": 1.5}, {"created_at": True}, {"created_at": -1},
-        {"tags": "x"}, {"tags": [[]]}, {"tags": [["p", 1]]}, {"kind": "24133"}, {"kind": 65536}, {"content": 5},
+        {"tags": "x"}, {"tags": ["x"]}, {"tags": [["p", 1]]}, {"kind": "24133"}, {"kind": 65536}, {"content": 5},
         {"pubkey": "npub1"},
     ],
 )  # fmt: skip
@@ -318,13 +317,13 @@ JSON = st.recursive(
 )
 
 
+def _message(verb: str, rest: list[object]) -> str:
+    return json.dumps([verb, *rest])
+
+
 @given(
     st.lists(
-        st.builds(
-            lambda verb, rest: json.dumps([verb, *rest]),
-            st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "AUTH"]),
-            st.lists(JSON),
-        )
+        st.builds(_message, st.sampled_from(["EVENT", "OK", "EOSE", "CLOSED", "AUTH"]), st.lists(JSON))
         | st.text()
         | st.binary()
     )

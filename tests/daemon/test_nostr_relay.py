@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from support.clock import Clock
 from support.relays import FaultRelay, Handler, Message, Session, fault_relay, serve
 from support.signers import NOW, FakeSigner
 
-ARENA = Arena()
+ARENA = Arena(1 << 16)
 CLIENT = SecretKey.generate(ARENA)
 PHONE = FakeSigner(ARENA, CLIENT.public)
 URL = "ws://relay"
@@ -61,7 +62,7 @@ def network(*relays: FaultRelay) -> Network:
 
 
 @asynccontextmanager
-async def opened(*relays: FaultRelay) -> AsyncIterator[tuple[Relays, Watch]]:
+async def opened(*relays: FaultRelay) -> AsyncGenerator[tuple[Relays, Watch], None]:
     watch = Watch()
     urls = [URL + (str(index) if index else "") for index in range(len(relays))]
     made = Relays(urls, CLIENT, watch.events.append, watch.stage, network(*relays))
@@ -122,7 +123,7 @@ async def test_attempts_come_slower_and_slower(autojump_clock: MockClock) -> Non
             while watch.names().count("lost") < count:
                 await trio.sleep(0.5)
             at.append(trio.current_time())
-        gaps = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(at)]
         assert gaps == pytest.approx([1, 2, 4, 8, 16, 30, 30], abs=1.1)
         assert relays.complaint() == f"{URL}: connection refused"
         relay.refuse = False
@@ -207,7 +208,7 @@ async def test_an_event_that_is_refused(
         assert relays.hopeless is (stage == "hopeless")
 
 
-async def flood(session: Session, _: Message) -> None:
+async def flood(session: Session, message: Message) -> None:
     for _ in range(5000):
         await session.raw('["NOTICE","x"]')
 
@@ -286,7 +287,7 @@ def test_explain_looks_for_the_cause() -> None:
 
 
 @asynccontextmanager
-async def paired(*relays: FaultRelay) -> AsyncIterator[tuple[Remote, Watch]]:
+async def paired(*relays: FaultRelay) -> AsyncGenerator[tuple[Remote, Watch], None]:
     """Open a proven signer on *relays*; nothing of it stays in the arena."""
     before, watch = ARENA.in_use, Watch()
     signer = Signer(ARENA, CLIENT, PHONE.public, clock=Clock(NOW))
@@ -321,7 +322,9 @@ async def test_ask(autojump_clock: MockClock) -> None:
 
 
 async def test_ask_again_with_the_same_id_in_a_fresh_event(autojump_clock: MockClock) -> None:
-    silent = lambda number: PHONE.answer("other", "pong")  # noqa: E731
+    def silent(_: str) -> Event:
+        return PHONE.answer("other", "pong")
+
     async with fault_relay(phone(silent, silent, pong)) as relay, paired(relay) as (remote, _):
         assert (await remote.ask(remote.signer.ping())).text == "pong"
         assert trio.current_time() == 2 * REPEAT

@@ -5,7 +5,7 @@ Relays' own faults are in test_nostr_relay.py, those of single messages in test_
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from support.slots import filled
 
 pytestmark = pytest.mark.skipif(rig.missing() is not None, reason=str(rig.missing()))
 
-ARENA = Arena()
+ARENA = Arena(1 << 16)
 TOKEN = "0123456789abcdef" * 4
 MASKED = f"avault unlock host {'0' * 64}"
 OPERATOR = coincurve.PrivateKey(bytes.fromhex(rig.USER)).public_key.format()[1:]
@@ -42,12 +42,21 @@ class Vault:
     def __init__(self) -> None:
         self.key = SecretKey.generate(ARENA)
         self.stages: list[tuple[str, str]] = []
+        self._news = trio.Event()
         text = f"avault unlock host {TOKEN}".encode()
         with Conversation.between(ARENA, self.key, OPERATOR) as to_operator, filled(ARENA, text) as slot:
             self.payload = to_operator.encrypt(slot)
 
     def stage(self, stage: str, url: str, text: str) -> None:
         self.stages.append((stage, text))
+        self._news.set()
+        self._news = trio.Event()
+
+    async def reached(self, stage: str) -> None:
+        """Wait for a stage."""
+        with trio.fail_after(PATIENCE):
+            while stage not in [name for name, _ in self.stages]:
+                await self._news.wait()
 
     def request(self, remote: Remote) -> Request:
         return remote.signer.nip44_decrypt(self.key.public, self.payload)
@@ -56,7 +65,9 @@ class Vault:
         """Have the phone decrypt the payload; return the text and the tokens."""
         request = self.request(remote)
         request.repeat = repeat
-        with trio.fail_after(PATIENCE), await remote.ask(request) as answer:
+        with trio.fail_after(PATIENCE):
+            answer = await remote.ask(request)
+        with answer:
             return answer.text, [bytes(token.view).hex() for token in answer.tokens]
 
 
@@ -72,7 +83,9 @@ async def reach(remote: Remote) -> None:
 
 
 @asynccontextmanager
-async def paired(auth: str = "NONE", **settings: object) -> AsyncIterator[tuple[Vault, Remote, Lines]]:
+async def paired(
+    auth: str = "NONE", /, **settings: object
+) -> AsyncGenerator[tuple[Vault, Remote, Lines], None]:
     """A relay, a signer and a client that are paired; nothing stays in the arena."""
     before, vault = ARENA.in_use, Vault()
     client = SecretKey.generate(ARENA)
@@ -105,8 +118,7 @@ async def test_pair_ask_and_leave(way: str, auth: str) -> None:
                     with await remote.ask(connect) as said:
                         assert said.text == "secret-of-the-uri"
                 else:
-                    while ("connected", "") not in vault.stages:
-                        await trio.sleep(0.01)
+                    await vault.reached("connected")
                     await phone.write(nostrconnect_uri(client.public, [url], "cafe" * 8, "host"))
                     with await remote.ask(core.pairing("cafe" * 8)) as said:
                         assert said.text == "cafe" * 8
@@ -207,7 +219,7 @@ TABLE = [
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join([row.fault, *row.settings]))
 async def test_what_avault_does(row: Row) -> None:
-    async with paired(fault=row.fault, **row.settings) as (vault, remote, phone):
+    async with paired("NONE", fault=row.fault, **row.settings) as (vault, remote, phone):
         await row.outcome(vault, remote)
         if row.outcome in (waits, drops):
             # One bad answer ends nothing: the next request is answered.
@@ -245,21 +257,24 @@ async def test_asleep() -> None:
     async with paired() as (vault, remote, phone), trio.open_nursery() as nursery:
         phone.sleep()
         nursery.start_soon(opens, vault, remote)
-        while ("sent", "") not in vault.stages:
-            await trio.sleep(0.01)
+        await vault.reached("sent")
         phone.wake()
+
+
+async def come_back(url: str, client: SecretKey, vault: Vault) -> None:
+    """Start the signer once a request was sent in vain."""
+    await vault.reached("sent")
+    async with rig.signer(url, client=client.public.hex()):
+        await trio.sleep_forever()
 
 
 async def test_offline_then_online() -> None:
     """No relay keeps the request: it is sent again, and the phone that comes late is asked all the same."""
     async with paired() as (vault, remote, phone), trio.open_nursery() as nursery:
         await phone.end()
-        nursery.start_soon(opens, vault, remote, 0.3)
-        while ("sent", "") not in vault.stages:
-            await trio.sleep(0.01)
-        url = next(iter(remote.relays.urls))
-        async with rig.signer(url, client=remote.signer.client.public.hex()) as (again, _):
-            assert await again.until("answers") == "nip44_decrypt"
+        nursery.start_soon(come_back, remote.relays.urls[0], remote.signer.client, vault)
+        await opens(vault, remote, 0.3)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("fault", ["auth_url", "impostor", "wrong_result", "noise_then_ok"])
@@ -269,10 +284,10 @@ async def test_pairing_with_a_fault(fault: str) -> None:
     async with rig.local_relay() as url, rig.signer(url, fault=fault, result="ack") as (phone, _):
         core = Signer(ARENA, client)
         async with open_remote(core, [url], on_stage=vault.stage) as remote:
-            while ("connected", "") not in vault.stages:
-                await trio.sleep(0.01)
+            await vault.reached("connected")
             await phone.write(nostrconnect_uri(client.public, [url], "cafe" * 8, "host"))
-            with trio.move_on_after(WAIT) as scope, await remote.ask(core.pairing("cafe" * 8)) as said:
+            with trio.move_on_after(WAIT) as scope:
+                said = await remote.ask(core.pairing("cafe" * 8))
                 assert said.text == "cafe" * 8
             if fault in ("auth_url", "noise_then_ok"):
                 assert core.public == SIGNER
@@ -283,16 +298,11 @@ async def test_pairing_with_a_fault(fault: str) -> None:
 
 async def test_the_relay_goes_and_comes_back() -> None:
     port = rig.free_port()
+    url = f"ws://127.0.0.1:{port}"
     vault, client = Vault(), SecretKey.generate(ARENA)
     core = Signer(ARENA, client, SIGNER)
-    async with trio.open_nursery() as nursery:
-        url = f"ws://127.0.0.1:{port}"
-        async with open_remote(core, [url], on_stage=vault.stage) as remote:
-            while "lost" not in [stage for stage, _ in vault.stages]:
-                await trio.sleep(0.01)
-            nursery.start_soon(opens, vault, remote, 0.5)
-            async with rig.local_relay(port=port), rig.signer(url, client=client.public.hex()) as (phone, _):
-                assert await phone.until("answers") == "nip44_decrypt"
-                while nursery.child_tasks:
-                    await trio.sleep(0.01)
+    async with open_remote(core, [url], on_stage=vault.stage) as remote:
+        await vault.reached("lost")
+        async with rig.local_relay(port=port), rig.signer(url, client=client.public.hex()):
+            await opens(vault, remote, 0.5)
     core.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -149,7 +149,7 @@ class FaultRelay:
 
 
 @asynccontextmanager
-async def fault_relay(handler: Handler = serve) -> AsyncIterator[FaultRelay]:
+async def fault_relay(handler: Handler = serve) -> AsyncGenerator[FaultRelay, None]:
     """Run a relay for as long as the block lasts."""
     async with trio.open_nursery() as nursery:
         yield FaultRelay(nursery, handler)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +77,11 @@ class Lines:
 
 
 @asynccontextmanager
-async def running(*command: str) -> AsyncIterator[Lines]:
+async def running(*command: str) -> AsyncGenerator[Lines, None]:
     """Run a process until the block ends."""
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=False, task_status=task_status
-            )
-        )
+        pipes = partial(trio.run_process, stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=False)
+        process: trio.Process = await nursery.start(pipes, command)
         try:
             yield Lines(process)
         finally:
@@ -91,14 +90,14 @@ async def running(*command: str) -> AsyncIterator[Lines]:
 
 
 @asynccontextmanager
-async def local_relay(auth: str = "NONE", port: int = 0) -> AsyncIterator[str]:
+async def local_relay(auth: str = "NONE", port: int = 0) -> AsyncGenerator[str, None]:
     """Run nostr-sdk's relay; yield its URL."""
     async with running(sys.executable, str(RIG / "local_relay.py"), str(port or free_port()), auth) as lines:
         yield await lines.read()
 
 
 @asynccontextmanager
-async def signer(relay: str, **settings: object) -> AsyncIterator[tuple[Lines, str]]:
+async def signer(relay: str, **settings: object) -> AsyncGenerator[tuple[Lines, str], None]:
     """Run the signer; yield it and its bunker URI."""
     command = ("node", str(RIG / "signer.mjs"), relay, USER, SIGNER, json.dumps(settings))
     async with running(*command) as lines:
@@ -107,8 +106,6 @@ async def signer(relay: str, **settings: object) -> AsyncIterator[tuple[Lines, s
 
 def free_port() -> int:
     """Return a port on which nobody listens."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -185,6 +185,7 @@ class Relays:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other relays go on
             _log.debug("%s: %r", url, error)
             return _worst(error)
+
     async def _visit(self, url: str) -> NoReturn:
         async with await self._connected(url) as socket, trio.open_nursery() as nursery:
             link = _Link(socket, Talk(url, self._key, self._network.clock, trio.current_time()))
@@ -243,7 +244,9 @@ def explain(error: BaseException) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return f"no TLS with it: {str(getattr(error, 'reason', None) or 'failed').lower().replace('_', ' ')}"
+            return (
+                f"no TLS with it: {str(getattr(error, 'reason', None) or 'failed').lower().replace('_', ' ')}"
+            )
         case TimeoutError() | trio.TooSlowError():
             return "it does not answer in time"
         case ConnectionClosed():
