@@ -1,0 +1,21 @@
+"""What all tests share: that they leave room for each other's locked memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+# A process of a user may lock 8 MiB by default, and one arena takes 4. Root, who may lock all, would not notice.
+MAX_LOCKED_BY_MODULES = 1024  # KiB
+
+
+def pytest_collection_finish() -> None:
+    """Refuse modules that hold large arenas from their import on."""
+    found = re.search(r"^VmLck:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    locked = int(found[1]) if found else 0
+    if locked > MAX_LOCKED_BY_MODULES:
+        raise pytest.UsageError(
+            f"modules of tests lock {locked} KiB as they are imported; give an Arena() that stays mapped a small size"
+        )
