@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -96,7 +96,7 @@ def test_take_takes_one_mark(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", f'"{TOKEN}', TOKEN, b"\xff", "[" * 100_000, f'{{"n": 1{"0" * 5000}}}']
+    "text", ["", "{", f'"{TOKEN}', TOKEN, b"\xff", "[" * 20_000, f'{{"n": 1{"0" * 5000}}}']
 )
 def test_no_json(text: str | bytes) -> None:
     with (
@@ -158,7 +158,7 @@ def walked(value: Any, change: Callable[[str], str]) -> object:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        items: Iterable[Any] = iter(value)  # pyright: ignore[reportUnknownArgumentType]
+        items: list[Any] = [*value]  # pyright: ignore[reportUnknownArgumentType]
         return [walked(one, change) for one in items]
     if isinstance(value, dict):
         return {change(key): walked(one, change) for key, one in cast("dict[str, Any]", value).items()}
