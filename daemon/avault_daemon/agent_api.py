@@ -12,7 +12,7 @@ from avault_protocol import AGENT, AvaultError, BadRequestError, LockedError, Re
 from avault_protocol.limits import MAX_DECLARED, PROTOCOL_VERSION
 
 from .conversation import Answer, Params, Wait, admit, parse
-from .gate import Session
+from .session import Session
 
 if TYPE_CHECKING:
     from .core import Core

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from avault_protocol import UNLOCKED, AvaultError, LockedError, NotFoundError, NotGrantedError
@@ -18,30 +17,12 @@ from .audit.lines import GET
 
 if TYPE_CHECKING:
     from .audit import Record
-    from .policy import Caller, Policy, Service
+    from .policy import Caller, Service
     from .requests import Requests
+    from .session import Session
     from .vault import Opened, Vault
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Session:
-    """One connection after its hello: who is there, as which plugin, and the names that it declared.
-
-    The decision is kept for as long as the same snapshot of the policy is in force.
-    """
-
-    caller: Caller
-    agent: str
-    plugin: str
-    declared: set[str]
-    snapshot: Policy | None = field(default=None, repr=False)
-    readable: frozenset[str] = field(default=frozenset(), repr=False)
-
-    def request(self, name: str) -> None:
-        """Declare one more name."""
-        self.declared.add(name)
 
 
 class Gate:

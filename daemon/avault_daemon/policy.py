@@ -241,12 +241,12 @@ class Agent:
         """Return the locked agent that *public*, a parsed JSON object, describes; `CorruptError` if it is odd."""
         if not is_agent_name(name):
             raise CorruptError(f"not the name of an agent: {ascii(name)[:80]}")
-        match public:
-            case {"instances": int(instances), **selectors} if 0 < instances <= MAX_INSTANCES:
-                found = cls(name, Selectors.from_json(selectors), int(instances), plugins=None)
-            case _:
-                raise CorruptError(f"agent {name}: its selectors are no map with its instances")
-        # This also finds another order, and true for 1.
+        fields = {**cast("dict[str, object]", public)} if isinstance(public, dict) else {}
+        instances = fields.pop("instances", None)
+        if type(instances) is not int or not 0 < instances <= MAX_INSTANCES:
+            raise CorruptError(f"agent {name}: its selectors are no map with its instances")
+        found = cls(name, Selectors.from_json(fields), instances, plugins=None)
+        # This also finds another order.
         if _dumps(found.to_public()) != _dumps(public):
             raise CorruptError(f"agent {name}: its selectors are not in their one form")
         return found

@@ -19,8 +19,8 @@ from avault_protocol import NotFoundError
 from avault_protocol.limits import MAX_REQUESTS_PER_AGENT
 
 if TYPE_CHECKING:
-    from .gate import Session
     from .policy import Caller
+    from .session import Session
 
 DENIED_FOR = 3600.0
 MAX_CALLERS_PER_UID = 8
