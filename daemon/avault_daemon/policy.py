@@ -247,7 +247,7 @@ class Agent:
             raise CorruptError(f"agent {name}: its selectors are no map with its instances")
         found = cls(name, Selectors.from_json(fields), instances, plugins=None)
         # This also finds another order.
-        if _dumps(found.to_public()) != _dumps(public):
+        if _dumps(found.to_public()) != _dumps(cast("object", public)):
             raise CorruptError(f"agent {name}: its selectors are not in their one form")
         return found
 
