@@ -132,7 +132,7 @@ def _read(descriptor: int, start: int, end: int) -> bytes:
         return b""
 
 
-def memory_step(demo: Demo, daemon: subprocess.Popen[bytes], when: str) -> None:
+def memory_step(daemon: subprocess.Popen[bytes], when: str) -> None:
     copies = readable_copies(daemon.pid)
     expect(copies in (0, None), f"{copies} copies of values in the memory of avaultd")
     if copies is None:
@@ -148,65 +148,71 @@ def memory_step(demo: Demo, daemon: subprocess.Popen[bytes], when: str) -> None:
     )
 
 
+def store(demo: Demo) -> None:
+    demo.avault("init", proof=True)
+    say("avault init: a vault, encrypted under a passphrase, and unlocked")
+
+    env_file = demo.folder / "agent.env"
+    env_file.touch(0o600)
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
+    printed = demo.avault("import", "--env-file", str(env_file), proof=True)
+    env_file.unlink()
+    expect(all(name in printed for name in SECRETS), "import does not list the names")
+    expect(not any(value in printed for value in SECRETS.values()), "import printed a value")
+    say("avault import: three secrets from an env file, names shown, values not")
+
+    uid = str(os.getuid())
+    demo.avault("grant", "cobot/telegram", "TELEGRAM_BOT_TOKEN", "--uid", uid, proof=True)
+    demo.avault("grant", "cobot/weather", "WEATHER_API_KEY", proof=True)
+    say("avault grant: one secret for plugin telegram, one for plugin weather of agent cobot")
+
+
+def serve(demo: Demo) -> None:
+    expect(demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == got("TELEGRAM_BOT_TOKEN"), "not served")
+    say("telegram gets its own secret")
+    expect(demo.plugin("cobot", "telegram", "WEATHER_API_KEY") == "refused not_granted", "served to telegram")
+    say("telegram is refused weather's secret")
+
+
+def admit(demo: Demo) -> None:
+    expect(demo.plugin("stranger", "helper", "SPARE_KEY") == "refused unknown_agent", "a stranger was let in")
+    waiting = json.loads(demo.avault("requests", "--json"))["requests"]
+    strangers = [request for request in waiting if request["agent"] == "stranger"]
+    expect([request["names"] for request in strangers] == [["SPARE_KEY"]], "not among the requests")
+    say("a process that no agent describes is refused, and appears among the requests")
+    demo.avault("approve", str(strangers[0]["id"]), proof=True)
+    expect(demo.plugin("stranger", "helper", "SPARE_KEY") == got("SPARE_KEY"), "approved, and not let in")
+    say("approving it lets it in")
+
+
+def inspect(demo: Demo) -> None:
+    written = b"".join(path.read_bytes() for path in demo.folder.glob("*/**/*") if path.is_file())
+    expect(len(written) > 1000, "the vault is not where it should be")
+    expect(not any(value.encode() in written for value in SECRETS.values()), "plaintext in a file")
+    expect(PASSPHRASE.encode() not in written, "the passphrase in a file")
+    say("no file of the vault, the record or the state holds a value or the passphrase")
+
+    demo.avault("audit", "--verify")
+    record = demo.avault("audit")
+    expect("TELEGRAM_BOT_TOKEN" in record and "not_granted" in record, "uses or refusals are not on record")
+    say("every use and every refusal is on record, and the record verifies")
+
+
+def lock(demo: Demo, daemon: subprocess.Popen[bytes]) -> None:
+    memory_step(daemon, "unlocked")
+    demo.avault("lock")
+    expect(demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == "refused locked", "served while locked")
+    say("after avault lock nothing is served")
+    memory_step(daemon, "locked")
+
+
 def run(demo: Demo) -> None:
     with demo.daemon() as daemon:
-        demo.avault("init", proof=True)
-        say("avault init: a vault, encrypted under a passphrase, and unlocked")
-
-        env_file = demo.folder / "agent.env"
-        env_file.touch(0o600)
-        env_file.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
-        printed = demo.avault("import", "--env-file", str(env_file), proof=True)
-        env_file.unlink()
-        expect(all(name in printed for name in SECRETS), "import does not list the names")
-        expect(not any(value in printed for value in SECRETS.values()), "import printed a value")
-        say("avault import: three secrets from an env file, names shown, values not")
-
-        uid = str(os.getuid())
-        demo.avault("grant", "cobot/telegram", "TELEGRAM_BOT_TOKEN", "--uid", uid, proof=True)
-        demo.avault("grant", "cobot/weather", "WEATHER_API_KEY", proof=True)
-        say("avault grant: one secret for plugin telegram, one for plugin weather of agent cobot")
-
-        expect(
-            demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == got("TELEGRAM_BOT_TOKEN"), "not served"
-        )
-        say("telegram gets its own secret")
-        expect(
-            demo.plugin("cobot", "telegram", "WEATHER_API_KEY") == "refused not_granted", "served to telegram"
-        )
-        say("telegram is refused weather's secret")
-
-        expect(
-            demo.plugin("stranger", "helper", "SPARE_KEY") == "refused unknown_agent", "a stranger was let in"
-        )
-        waiting = json.loads(demo.avault("requests", "--json"))["requests"]
-        strangers = [request for request in waiting if request["agent"] == "stranger"]
-        expect([request["names"] for request in strangers] == [["SPARE_KEY"]], "not among the requests")
-        say("a process that no agent describes is refused, and appears among the requests")
-        demo.avault("approve", str(strangers[0]["id"]), proof=True)
-        expect(demo.plugin("stranger", "helper", "SPARE_KEY") == got("SPARE_KEY"), "approved, and not let in")
-        say("approving it lets it in")
-
-        written = b"".join(path.read_bytes() for path in demo.folder.glob("*/**/*") if path.is_file())
-        expect(len(written) > 1000, "the vault is not where it should be")
-        expect(not any(value.encode() in written for value in SECRETS.values()), "plaintext in a file")
-        expect(PASSPHRASE.encode() not in written, "the passphrase in a file")
-        say("no file of the vault, the record or the state holds a value or the passphrase")
-
-        demo.avault("audit", "--verify")
-        record = demo.avault("audit")
-        expect(
-            "TELEGRAM_BOT_TOKEN" in record and "not_granted" in record, "uses or refusals are not on record"
-        )
-        say("every use and every refusal is on record, and the record verifies")
-
-        memory_step(demo, daemon, "unlocked")
-        demo.avault("lock")
-        expect(
-            demo.plugin("cobot", "telegram", "TELEGRAM_BOT_TOKEN") == "refused locked", "served while locked"
-        )
-        say("after avault lock nothing is served")
-        memory_step(demo, daemon, "locked")
+        store(demo)
+        serve(demo)
+        admit(demo)
+        inspect(demo)
+        lock(demo, daemon)
 
 
 def main() -> int:
