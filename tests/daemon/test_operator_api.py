@@ -261,6 +261,22 @@ async def test_approving_a_stranger_makes_an_agent_that_describes_it(house: Hous
     assert (await operator.call("requests"))["requests"] == []
 
 
+async def test_a_stranger_whose_agent_was_made_meanwhile_is_approved_as_that_agent(house: House) -> None:
+    operator = await filled(house)
+    for name in ("stranger", "other"):
+        with pytest.raises(AvaultError):
+            await house.agent(plugin="helper", agent=name)
+    mine, others = (await operator.call("requests"))["requests"]
+    await operator.call("agent_set", {"agent": "stranger", "uids": [os.getuid()], "instances": 2})
+    await operator.call("agent_set", {"agent": "other", "uids": [os.getuid() + 1]})
+    await operator.call("approve", {"ids": [mine["id"]]})
+    described = (await operator.call("agents", {"agent": "stranger"}))["agents"][0]
+    assert described["instances"] == 2
+    assert described["plugins"][0]["secrets"] == ["TOKEN"]
+    with pytest.raises(BadRequestError, match="it is not this caller"):
+        await operator.call("approve", {"ids": [others["id"]]})
+
+
 @pytest.mark.parametrize("change", ["agent_rm", "agent_set"])
 async def test_what_somebody_asked_who_is_not_the_agent_any_more_is_not_granted(
     house: House, change: str

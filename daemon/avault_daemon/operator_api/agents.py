@@ -178,9 +178,12 @@ async def _approve(turn: Turn, request: Request) -> dict[str, object]:
 
 
 def _agent_for(turn: Turn, request: CallerRequest) -> Agent:
-    """Return a new agent that describes the caller of *request* by what the kernel says of it."""
+    """Return the agent of that name if it describes the caller by now, else a new one, by what the kernel says."""
     name = turn.params.get("agent") or request.agent or request.plugin
-    if name in turn.core.vault.policy.agents:
+    known = turn.core.vault.policy.agents.get(name)
+    if known is not None and known.fits(request.caller, turn.core.places.service):
+        return known
+    if known is not None:
         raise BadRequestError(
             f"there is an agent {name} already, and it is not this caller",
             hint=f"name another with --agent, or change {name} with: avault agent set {name} …",
