@@ -241,7 +241,7 @@ class OperatorConnection:
                 nursery.cancel_scope.cancel()
         except* _GONE:
             log.debug("an operator's connection broke")
-        except* (BadRequestError, TooLargeError, BusyError, RequestTimeoutError) as broken:
+        except* (BadRequestError, TooLargeError, BusyError, InternalError, RequestTimeoutError) as broken:
             if isinstance(error := broken.exceptions[0], AvaultError) and self._outbox.pump():
                 self._outbox.put(pack_error(0, error))
                 self._outbox.pump()

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -27,6 +28,7 @@ from avault_protocol import (
     AlreadyBoundError,
     BadRequestError,
     BusyError,
+    InternalError,
     LockedError,
     NotGrantedError,
     Request,
@@ -214,6 +216,18 @@ async def test_rubbish_on_the_operators_socket(house: House) -> None:
     await peer.send(pack_request(1, "prove", {}, 1)[:-2] + b"\xc6\x00\x10\x00\x01")
     assert isinstance(await peer.closed(), TooLargeError)
     assert (await (await house.operator()).call("status"))["state"] == "unlocked"
+
+
+async def test_without_memory_an_operator_is_told_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(size: int) -> NoReturn:
+        raise InternalError("the kernel gives no memory", hint="raise the limit")
+
+    monkeypatch.setattr(house.core.arena, "take", refuse)
+    peer = await house.operator(proven=False)
+    await peer.ask("status")
+    error = await peer.closed()
+    assert isinstance(error, InternalError)
+    assert (error.message, error.hint) == ("the kernel gives no memory", "raise the limit")
 
 
 async def test_a_connection_that_ends_within_a_message(house: House) -> None:
