@@ -56,7 +56,7 @@ def pairs(text: str | bytes) -> list[tuple[str, str]]:
         ('A="b\\nc\\td\\"e\\\\f"', 'b\nc\td"e\\f'),
         ('A="b\\zc"', "b\\zc"),
         ('A="b\nc\nd"\n', "b\nc\nd"),
-        ('A="b\r\nc"', "b\r\nc"),
+        ('A="b\r\nc\rd"', "b\nc\nd"),
         ('A="it\'s"', "it's"),
         ("A='say \"x\"'", 'say "x"'),
         ("A=''", ""),

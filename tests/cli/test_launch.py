@@ -73,6 +73,12 @@ def test_one_that_ends_at_once_is_quoted(bin_dir: Path, tmp_path: Path) -> None:
     assert (tmp_path / "state/avault/avaultd.log").stat().st_mode & 0o777 == 0o600
 
 
+def test_an_error_of_its_own_is_one_line(bin_dir: Path) -> None:
+    install(bin_dir, "printf 'avaultd: error: no place\\navaultd: hint: make one\\n' >&2; exit 1")
+    with pytest.raises(DaemonUnavailableError, match=r"^avaultd ended at once: no place; make one$"):
+        launch.ensure(Session(nobody))
+
+
 def test_one_that_says_nothing_is_without_a_word(bin_dir: Path) -> None:
     install(bin_dir, "exit 0")
     with pytest.raises(DaemonUnavailableError, match="avaultd ended at once: without a word"):

@@ -125,3 +125,14 @@ def test_a_run_costs_at_most_three_times_as_much_as_nothing() -> None:
     pairs = [(cost(sys.executable, "-c", "pass"), cost(str(BIN / "avault"), "status")) for _ in range(20)]
     nothing, status = map(min, zip(*pairs, strict=True))
     assert status < 3 * nothing, f"{status * 1000:.1f} ms against {nothing * 1000:.1f} ms"
+
+
+@pytest.mark.parametrize("redirection", [">&-", "<&- >&-"])
+def test_a_closed_standard_output_is_an_error(redirection: str) -> None:
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" --help {redirection}', BIN / "avault"],
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "error: standard output: bad file descriptor\n")

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+STDERR = 2
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -26,6 +27,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 def main() -> int:
     """Run the command line; return its exit status."""
+    _have_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     session = Session()
     try:
@@ -34,9 +36,26 @@ def main() -> int:
         session.close()
 
 
+def _have_streams() -> None:
+    """Fill standard streams that were closed, or a socket of ours would become one; to write there still fails."""
+    while (fd := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as we live
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
 def _run_and_flush(words: Sequence[str], session: Session) -> int:
     status = run(words, session)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = "standard output"
+        raise
     return status
 
 

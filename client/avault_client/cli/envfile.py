@@ -6,7 +6,7 @@
     export TOKEN=abc#def        # unquoted: up to the end of the line or to white space and a #
     SINGLE='as it is, but \\' and \\\\'
     DOUBLE="\\n, \\t, \\" and the like are what they are in C; may go over
-    several lines"
+    several lines"              # which end in \n, however those of the file end
     PLAIN='$HOME and ${HOME} stay as they are'
 
 Where programs differ, this follows python-dotenv, with two exceptions: a name without ``=`` is an error, and
@@ -25,16 +25,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_REST = re.compile(r"[ \t\f\v]*(?:\#[^\r\n]*)?(?:\r\n|\n|\r|\Z)")
+_REST = re.compile(r"[ \t\f\v]*(?:\#[^\n]*)?(?:\n|\Z)")
 _NAME = re.compile(r"[ \t\f\v]*(?:export[ \t\f\v]+)?([^=\#\s'\"]+)[ \t\f\v]*=", re.ASCII)
 _QUOTED = {
     "'": re.compile(r"'((?:\\.|[^'\\])*)'", re.DOTALL),
     '"': re.compile(r'"((?:\\.|[^"\\])*)"', re.DOTALL),
 }
-_BARE = re.compile(r"[^\r\n]*")
+_BARE = re.compile(r"[^\n]*")
 _SPACE = re.compile(r"[ \t\f\v]*")
 _COMMENT = re.compile(r"[ \t\f\v]+\#.*")
-_NEWLINE = re.compile(r"\r\n|\n|\r")
+_NEWLINE = re.compile(r"\r\n|\r")  # what an agent that opened the file as text would have read as \n
 _ESCAPES = {"'": re.compile(r"\\([\\'])"), '"': re.compile(r"\\([\\'\"abfnrtv])")}
 _MEANING = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -60,7 +60,7 @@ def parse(content: bytes | bytearray) -> list[Entry]:
 
 def _decoded(content: bytes | bytearray) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return _NEWLINE.sub("\n", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
     raise wrong(line, "is not UTF-8 text")  # outside the handler: the other error holds the content
@@ -88,7 +88,7 @@ class _Reader:
         match = pattern.match(self.text, self.position)
         if match:
             self.position = match.end()
-            self.line += len(_NEWLINE.findall(match[0]))
+            self.line += match[0].count("\n")
         return match
 
     def entry(self) -> Entry:

@@ -108,6 +108,7 @@ def _ended(begin: int) -> DaemonUnavailableError:
     with log_path().open("rb") as log:
         log.seek(begin)
         said = log.read()[-MAX_SHOWN:].decode(errors="backslashreplace").strip()
+    last = said.replace(f"{PROGRAM}: error: ", "").replace(f"\n{PROGRAM}: hint: ", "; ")
     return DaemonUnavailableError(
-        f"{PROGRAM} ended at once: {said or 'without a word'}", hint=f"its messages are in {log_path()}"
+        f"{PROGRAM} ended at once: {last or 'without a word'}", hint=f"its messages are in {log_path()}"
     )
