@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
+try:
+    import anyio
+except ImportError as error:
+    raise ImportError("AsyncVault needs anyio: pip install 'avault-client[async]'") from error
 
 from avault_protocol import AvaultError, DaemonUnavailableError, LockedError
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import anyio
@@ -67,6 +69,12 @@ def test_it_is_imported_when_it_is_asked_for() -> None:
     assert avault_client.AsyncVault is AsyncVault
     with pytest.raises(AttributeError, match="NoSuchThing"):
         avault_client.NoSuchThing  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+
+
+def test_without_anyio_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['anyio'] = None; from avault_client import AsyncVault"
+    done = subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE, text=True)
+    assert "AsyncVault needs anyio: pip install 'avault-client[async]'" in done.stderr
 
 
 def test_what_a_plugin_does(peer: Peer, run: Callable[[Test], None]) -> None:
