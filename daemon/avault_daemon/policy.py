@@ -241,13 +241,14 @@ class Agent:
         """Return the locked agent that *public*, a parsed JSON object, describes; `CorruptError` if it is odd."""
         if not is_agent_name(name):
             raise CorruptError(f"not the name of an agent: {ascii(name)[:80]}")
+        form = _dumps(public)
         fields = {**cast("dict[str, object]", public)} if isinstance(public, dict) else {}
         instances = fields.pop("instances", None)
         if type(instances) is not int or not 0 < instances <= MAX_INSTANCES:
             raise CorruptError(f"agent {name}: its selectors are no map with its instances")
         found = cls(name, Selectors.from_json(fields), instances, plugins=None)
         # This also finds another order.
-        if _dumps(found.to_public()) != _dumps(cast("object", public)):
+        if _dumps(found.to_public()) != form:
             raise CorruptError(f"agent {name}: its selectors are not in their one form")
         return found
 

@@ -112,7 +112,7 @@ def test_selectors_are_numbers_names_and_units() -> None:
 
 
 def test_a_user_who_is_not_here_is_an_error() -> None:
-    with pytest.raises(BadRequestError, match="^there is no such user here$"):
+    with pytest.raises(BadRequestError, match=r"^there is no such user here$"):
         selectors.given(SELECT.parse(["--uid", "no\x1bbody"]))
 
 

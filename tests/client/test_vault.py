@@ -140,7 +140,7 @@ def test_a_timeout_that_is_no_time_is_refused(timeout: float) -> None:
 @pytest.mark.parametrize("text", ["soon", "-1", "nan"])
 def test_avault_wait_that_is_no_time_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVAULT_WAIT", text)
-    with pytest.raises(BadRequestError, match="^AVAULT_WAIT: not a number of seconds"):
+    with pytest.raises(BadRequestError, match=r"^AVAULT_WAIT: not a number of seconds"):
         Vault(plugin="p")
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from avault_daemon.arena import Arena
-from avault_daemon.catalog import HISTORY, Catalog, agent_content
-from avault_daemon.eventlog import Line
 from avault_daemon.policy import Agent, Selectors
-from avault_daemon.seal import Seal
 from avault_daemon.slots import passphrase
+from avault_daemon.vault.catalog import HISTORY, Catalog, agent_content
+from avault_daemon.vault.eventlog import Line
+from avault_daemon.vault.seal import Seal
 from avault_protocol import CorruptError, LockedError
 from support.logs import SECRET
 from support.vaults import CHEAP, put_in

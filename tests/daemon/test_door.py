@@ -11,13 +11,13 @@ import trio
 import trio.testing
 
 from avault_daemon.arena import Arena, Slot
-from avault_daemon.catalog import Catalog, agent_content
-from avault_daemon.eventlog import Line
-from avault_daemon.logfile import LogFile
 from avault_daemon.policy import Agent, Selectors
 from avault_daemon.slots import passphrase as passphrases
-from avault_daemon.states import TRANSITIONS, after
 from avault_daemon.vault import Vault
+from avault_daemon.vault.catalog import Catalog, agent_content
+from avault_daemon.vault.eventlog import Line
+from avault_daemon.vault.logfile import LogFile
+from avault_daemon.vault.states import TRANSITIONS, after
 from avault_protocol import (
     LOCKED,
     STATES,
@@ -281,7 +281,7 @@ async def test_lock_before_a_commit_is_signed_leaves_the_old_state(
     await place.put(vault, A="old")
     before = place.file.read_bytes()
     gate = Gate(monkeypatch, passphrases, "is_utf8")
-    monkeypatch.setattr("avault_daemon.draft.is_utf8", passphrases.is_utf8)
+    monkeypatch.setattr("avault_daemon.vault.draft.is_utf8", passphrases.is_utf8)
 
     async def locked_meanwhile() -> None:
         with pytest.raises(LockedError):

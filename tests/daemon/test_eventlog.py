@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from avault_daemon.arena import Arena
-from avault_daemon.eventlog import COMMIT, KIND, Chain, Line, Log, Transaction, commit_content, genuine_slots
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
+from avault_daemon.vault.eventlog import (
+    COMMIT,
+    KIND,
+    Chain,
+    Line,
+    Log,
+    Transaction,
+    commit_content,
+    genuine_slots,
+)
 from avault_protocol import CorruptError
 from support.logs import AGENT, SECRET, SLOT, Writer, written
 

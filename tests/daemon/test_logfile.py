@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from avault_daemon.anchor import Anchor, Point
-from avault_daemon.eventlog import Log
 from avault_daemon.files import beside
-from avault_daemon.logfile import MAX_SIZE, LogFile, point_of, read_bounded
+from avault_daemon.vault.eventlog import Log
+from avault_daemon.vault.logfile import MAX_SIZE, LogFile, point_of, read_bounded
 from avault_protocol import (
     AvaultError,
     BusyError,
@@ -404,7 +404,7 @@ def test_the_largest_file_is_read_and_no_larger_one(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_beyond_the_limit(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avault_daemon.logfile.MAX_SIZE", len(DATA) + len(MORE))
+    monkeypatch.setattr("avault_daemon.vault.logfile.MAX_SIZE", len(DATA) + len(MORE))
     disk.lay(DATA, DATA)
     file = disk.opened()
     with pytest.raises(TooLargeError):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from avault_daemon.arena import Arena, Slot
-from avault_daemon.eventlog import Line
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey, verify
-from avault_daemon.seal import Seal, SecretInfo
+from avault_daemon.vault.eventlog import Line
+from avault_daemon.vault.seal import Seal, SecretInfo
 from avault_protocol import BusyError, CorruptError, LockedError
 from support.vaults import put_in
 

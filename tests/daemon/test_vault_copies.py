@@ -11,14 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.catalog import Catalog
-from avault_daemon.draft import Draft
-from avault_daemon.eventlog import Chain, Line, Log
-from avault_daemon.logfile import LogFile
 from avault_daemon.policy import Agent, Selectors
-from avault_daemon.seal import Seal, SecretInfo
 from avault_daemon.slots import passphrase as passphrases
 from avault_daemon.vault import Vault
+from avault_daemon.vault.catalog import Catalog
+from avault_daemon.vault.draft import Draft
+from avault_daemon.vault.eventlog import Chain, Line, Log
+from avault_daemon.vault.logfile import LogFile
+from avault_daemon.vault.seal import Seal, SecretInfo
 from avault_protocol import (
     LOCKED,
     UNINITIALIZED,

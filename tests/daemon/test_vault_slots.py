@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from avault_daemon.arena import Arena
-from avault_daemon.copies import Reseal
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.vault import Vault
+from avault_daemon.vault.copies import Reseal
 from avault_protocol import BadRequestError, CorruptError, LockedError, NotFoundError
 from support.vaults import CHEAP, Place, make_vault, value_of
 

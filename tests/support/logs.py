@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from avault_daemon.arena import Arena
-from avault_daemon.eventlog import COMMIT, Chain, Log, commit_content
-from avault_daemon.seal import Seal
+from avault_daemon.vault.eventlog import COMMIT, Chain, Log, commit_content
+from avault_daemon.vault.seal import Seal
 
 SLOT = "slot/passphrase"
 AGENT = "agent/cobot"

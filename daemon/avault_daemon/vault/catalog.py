@@ -12,10 +12,10 @@ from typing import cast
 
 from avault_protocol import CorruptError, NotFoundError
 
+from ..policy import Agent, Policy
+from ..slots import passphrase
 from .eventlog import Line
-from .policy import Agent, Policy
 from .seal import Opened, Seal
-from .slots import passphrase
 
 HISTORY = 3
 """Versions of a secret that stay readable beside the newest."""

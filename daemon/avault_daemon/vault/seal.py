@@ -18,12 +18,12 @@ from typing import Self
 
 from avault_protocol import CorruptError, LockedError
 
-from . import sodium
-from .arena import Arena, Slot
+from .. import sodium
+from ..arena import Arena, Slot
+from ..nostr.event import Event
+from ..nostr.keys import SecretKey
+from ..nostr.nip44 import Conversation
 from .eventlog import KIND, Line
-from .nostr.event import Event
-from .nostr.keys import SecretKey
-from .nostr.nip44 import Conversation
 
 _INDEX_INFO = b"avault-index"
 _D_BYTES = 16

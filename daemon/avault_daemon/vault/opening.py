@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from avault_protocol import BadRequestError, CorruptError, NotFoundError, WrongPassphraseError
 
-from .arena import Arena, Slot
+from ..arena import Arena, Slot
+from ..slots import passphrase as passphrases
 from .catalog import Catalog
 from .seal import Seal
-from .slots import passphrase as passphrases
 
 
 def open_slot(

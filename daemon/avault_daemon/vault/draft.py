@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 from avault_protocol import BadRequestError, NotFoundError
 
+from ..policy import Agent
+from ..slots.passphrase import is_utf8
 from .catalog import Catalog, agent_content
 from .eventlog import COMMIT, Chain, Head, Line, commit_content
 from .logfile import LogFile
-from .policy import Agent
 from .seal import Seal, SecretInfo
-from .slots.passphrase import is_utf8
 
 
 class Draft:

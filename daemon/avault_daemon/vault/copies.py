@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from avault_protocol import BadRequestError, CorruptError, ProofRequiredError, StorageFailedError
 
-from .arena import Arena, Slot
+from ..arena import Arena, Slot
+from ..nostr.keys import SecretKey
+from ..slots import passphrase as passphrases
 from .catalog import Catalog, agent_content
 from .draft import Draft
 from .eventlog import Chain, Line, Log
 from .logfile import read_bounded
-from .nostr.keys import SecretKey
 from .opening import open_slot
 from .seal import Seal
-from .slots import passphrase as passphrases
 
 
 class Source(NamedTuple):

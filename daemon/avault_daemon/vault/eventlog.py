@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from avault_protocol import CorruptError
 
-from .nostr.keys import verify
+from ..nostr.keys import verify
 
 KIND = 30078
 COMMIT = "commit"

@@ -19,17 +19,17 @@ from avault_protocol import (
 )
 from avault_protocol.limits import MAX_ITEMS, MAX_VALUE, MAX_VALUES
 
+from ..arena import Slot
+from ..nostr.keys import SecretKey
+from ..policy import Agent
+from ..slots import passphrase as passphrases, phone as phones
 from . import copies
-from .arena import Slot
 from .catalog import Catalog, SlotInfo
 from .door import Door, close_key
 from .draft import Draft
 from .eventlog import Chain
-from .nostr.keys import SecretKey
 from .opening import check_passphrase_slot
-from .policy import Agent
 from .seal import Opened, Seal, SecretInfo
-from .slots import passphrase as passphrases, phone as phones
 
 __all__ = ["Opened", "SecretInfo", "SlotInfo", "Vault"]
 

@@ -26,9 +26,9 @@ from avault_protocol import (
     TooLargeError,
 )
 
-from .anchor import Anchor, Point
+from ..anchor import Anchor, Point
+from ..files import APPEND, Files, beside
 from .eventlog import Chain, Line, Log, Tail, Transaction, genuine_slots
-from .files import APPEND, Files, beside
 
 MAX_SIZE = 256 << 20
 """Bytes of a vault file: some 300,000 small secrets. The same limit for what is written and what is read."""

@@ -35,19 +35,19 @@ from avault_protocol import (
     UninitializedError,
 )
 
+from ..anchor import Anchor
+from ..arena import Arena, Slot
+from ..files import Files
+from ..nostr.keys import SecretKey
+from ..nostr.nip49 import MAX_LOG_N, MIN_LOG_N
+from ..policy import Policy
+from ..slots import passphrase as passphrases
 from . import states
-from .anchor import Anchor
-from .arena import Arena, Slot
 from .catalog import Catalog, SlotInfo
 from .draft import Draft
-from .files import Files
 from .logfile import LogFile
-from .nostr.keys import SecretKey
-from .nostr.nip49 import MAX_LOG_N, MIN_LOG_N
 from .opening import open_slot
-from .policy import Policy
 from .seal import Seal, SecretInfo
-from .slots import passphrase as passphrases
 
 Listener = Callable[[str, dict[str, object]], None]
 T = TypeVar("T")
