@@ -27,14 +27,14 @@ from support.vectors import load_json
 VECTORS = load_json("nip44.vectors.json")["v2"]
 VALID, INVALID = VECTORS["valid"], VECTORS["invalid"]
 EXTENDED = load_json("nip44-extended.json")
-ARENA = Arena()
+ARENA = Arena(1 << 20)  # small, as the next: a user may lock 8 MiB in all
 KEY = b"\7" * 32
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    arena = Arena()
+    arena = Arena(1 << 20)
     yield arena
     assert arena.in_use == 0, "something was not released"
 

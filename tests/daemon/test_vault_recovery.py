@@ -18,7 +18,7 @@ VALUES: dict[str, str | bytes] = {
     "BLOB": b"AAECAwQ=",
     "ODD": 'schlüssel 🔑\n{"type":"secret"}\n\0',
 }
-GRANTS: dict[str, Any] = {"cobot": {"instances": 1, "plugins": {"telegram": {"TOKEN": {}}}}}
+GRANTS: dict[str, Any] = {"cobot": {"plugins": {"telegram": {"TOKEN": {}}}}}
 
 
 def recovered(path: Path, passphrase: str) -> tuple[dict[str, list[list[Any]]], dict[str, Any]]:
