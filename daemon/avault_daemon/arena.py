@@ -10,6 +10,7 @@ Sources: memfd_secret(2), mlock(2), madvise(2).
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import threading
@@ -158,7 +159,7 @@ class Arena:
         if self._view is not None:
             return self._view
         try:
-            self._base = _map(self.kind, self.size)
+            self._base = self._mapped()
         except BaseException:
             self._forget()
             raise
@@ -167,6 +168,14 @@ class Arena:
         weakref.finalize(memory, _libc.munmap, self._base, self.size).atexit = False
         self._view = memoryview(memory).cast("B")
         return self._view
+
+    def _mapped(self) -> int:
+        try:
+            return _map(self.kind, self.size)
+        except InternalError:
+            # The traceback of an old error may keep a view, and with it the last mapping; a user has room for two.
+            gc.collect()
+            return _map(self.kind, self.size)
 
     def _carve(self, span: int) -> int:
         for index, (start, end) in enumerate(self._free):

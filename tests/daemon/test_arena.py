@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import PickleBuffer
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from avault_daemon import arena as arena_module
 from avault_daemon.arena import ALIGNMENT, Arena, Kind, Slot
 from avault_protocol import BusyError, InternalError
 from support.slots import filled, has_secret_memory
@@ -392,3 +394,25 @@ def test_a_failure_after_the_map_leaves_no_map(monkeypatch: pytest.MonkeyPatch, 
             arena.take(1)
     assert Path("/proc/self/maps").read_text().count("\n") < before + 10
     assert not arena.mapped
+
+
+def test_a_map_that_is_refused_is_tried_again_without_what_garbage_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Garbage:
+        itself: Garbage
+
+    garbage = Garbage()
+    garbage.itself, kept = garbage, weakref.ref(garbage)
+    really = arena_module._map  # pyright: ignore[reportPrivateUsage]
+
+    def only_without_garbage(kind: Kind, size: int) -> int:
+        if kept() is not None:
+            raise InternalError("no memory")
+        return really(kind, size)
+
+    monkeypatch.setattr(arena_module, "_map", only_without_garbage)
+    del garbage
+    with Arena(SMALL).take(1) as slot:
+        assert kept() is None
+        assert slot.size == 1
