@@ -118,7 +118,8 @@ def test_an_error_names_the_line_and_shows_nothing_of_it(text: bytes, message: s
 def test_whatever_is_quoted_comes_back(name: str, value: str) -> None:
     double = "".join(ESCAPED.get(c, c) for c in value)
     single = value.replace("\\", "\\\\").replace("'", "\\'")
-    assert pairs(f'{name}="{double}"') == pairs(f"{name}='{single}'") == [(name, value)]
+    assert pairs(f'{name}="{double}"') == [(name, value)]
+    assert pairs(f"{name}='{single}'") == [(name, value.replace("\r\n", "\n").replace("\r", "\n"))]
 
 
 @given(
