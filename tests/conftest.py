@@ -1,14 +1,22 @@
-"""What all tests share: that they leave room for each other's locked memory."""
+"""What all tests share: signals as a shell in the foreground leaves them, and room for each other's locked memory."""
 
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 # A process of a user may lock 8 MiB by default, and one arena takes 4. Root, who may lock all, would not notice.
 MAX_LOCKED_BY_MODULES = 1024  # KiB
+
+
+def pytest_configure() -> None:
+    """Ignore no signal: what a test starts would inherit that, and `nohup scripts/test &` ignores three."""
+    for signum in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -11,6 +11,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,8 +146,8 @@ def exercise(operator: OperatorConnection, values: Mapping[str, bytes]) -> None:
     operator.call("slot_add", {"type": "passphrase", "log_n": 16}, memoryview(PASSPHRASE))
     operator.call("slot_remove", {"slot": "passphrase-2"})
     operator.call("change_passphrase", {"log_n": 16}, memoryview(PASSPHRASE))
-    with open("/dev/null", "wb") as null, pytest.raises(Exception, match="copy could not be written"):
-        operator.call("export", {"log_n": 16}, memoryview(PASSPHRASE), fds=(null.fileno(),))
+    with tempfile.TemporaryFile() as copy:
+        operator.call("export", {"log_n": 16}, memoryview(PASSPHRASE), fds=(copy.fileno(),))
 
 
 def test_no_whole_copy_while_it_serves(daemon: RunningDaemon, operator: OperatorConnection) -> None:
