@@ -62,12 +62,12 @@ def test_what_a_caller_says_of_itself_is_escaped() -> None:
     assert "a\\tb.service" in row
 
 
-def test_an_unknown_caller_is_called_so_whatever_it_calls_itself() -> None:
+def test_the_name_that_an_unknown_caller_gives_itself_is_doubted() -> None:
     asked: dict[str, Any] = {**REQUEST, "kind": "agent", "agent": "cobot", "names": []}
     [_, row] = lines("requests", {"requests": [asked]})
-    assert row.startswith("12  unknown/telegram  to connect")
-    [_, row] = lines("requests", {"requests": [{**asked, "plugin": None}]})
-    assert row.startswith("12  unknown/?")
+    assert row.startswith("12  cobot?/telegram  to connect")
+    [_, row] = lines("requests", {"requests": [{**asked, "agent": None, "plugin": None}]})
+    assert row.startswith("12  unknown?/?")
 
 
 def test_a_request_of_a_known_agent() -> None:

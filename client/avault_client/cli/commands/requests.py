@@ -30,7 +30,7 @@ def _requests_lines(result: Result) -> Iterator[str]:
 
 def _row(request: Result) -> tuple[object, ...]:
     known = request["kind"] == "secret"
-    who = f"{request['agent'] if known else 'unknown'}/{request['plugin'] or '?'}"
+    who = f"{request['agent'] or 'unknown'}{'' if known else '?'}/{request['plugin'] or '?'}"
     wants = ", ".join(request["names"]) or "to connect"
     return request["id"], who, wants, ago(request["since"]), _origin(request), request["reason"] or ""
 
@@ -80,7 +80,9 @@ COMMANDS = (
         requests,
         lines=_requests_lines,
         example="avault requests",
-        details="Reason, unit and program are what the caller is called or says: they prove nothing.",
+        details="""
+A ? stands behind the name that a caller gives itself when no agent describes it. Reason, unit and program are what the
+caller is called or says: they prove nothing.""",
     ),
     Command(
         "approve",
