@@ -39,6 +39,7 @@ class Desk:
             gate=nobody,
             bindings=nobody,
             throttle=nobody,
+            phones=nobody,
         )
         vault.listeners.append(core.follow_vault)
 
