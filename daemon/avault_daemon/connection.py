@@ -151,6 +151,9 @@ class AgentConnection:
         if self._nursery is None or self._waiting >= limits.MAX_OPEN_REQUESTS:
             raise BusyError(f"{limits.MAX_OPEN_REQUESTS} requests of this connection wait already")
         self._waiting += 1
+        session = self._conversation.session
+        if session is not None and self._core.gate.still_agent(session):
+            self._core.bell.ring(f"{session.agent}/{session.plugin}")
         self._nursery.start_soon(self._answer_on_unlock, request, seconds)
 
     async def _answer_on_unlock(self, request: Request, seconds: float) -> None:

@@ -24,6 +24,7 @@ from . import __version__, places as place_rules, sodium
 from .anchor import Anchor
 from .arena import Arena
 from .audit import Record
+from .bell import Bell
 from .bindings import Bindings
 from .core import Core
 from .gate import Gate
@@ -125,6 +126,15 @@ def assemble(
         log.error("%s; nothing is served; %s", error.message, error.hint)
     record = Record(places.state_dir, anchor, clock=time.time, sync=settings.audit_sync)
     requests = Requests(clock=time.time)
+    phones = Phones(
+        arena,
+        vault,
+        Pairings(arena, FileStore(places.state_dir / "pairing.json")),
+        safe_host(socket.gethostname()),
+        enabled=settings.network,
+        plain_hosts=settings.plain_relays,
+        network=network,
+    )
     core = Core(
         settings=settings,
         places=places,
@@ -136,18 +146,11 @@ def assemble(
         gate=Gate(vault, record, requests, places.service),
         bindings=Bindings(places.bindings),
         throttle=Throttle(time.monotonic),
-        phones=Phones(
-            arena,
-            vault,
-            Pairings(arena, FileStore(places.state_dir / "pairing.json")),
-            safe_host(socket.gethostname()),
-            enabled=settings.network,
-            plain_hosts=settings.plain_relays,
-            network=network,
-        ),
+        phones=phones,
+        bell=Bell(vault, phones, record, settings.ask_phone),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
-    vault.listeners.append(core.follow_vault)
+    vault.listeners += [core.follow_vault, core.bell.follow_vault]
     return core
 
 
@@ -159,6 +162,7 @@ async def serve(core: Core) -> None:
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
+            nursery.start_soon(core.bell.run)
             log.info(
                 "avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket
             )

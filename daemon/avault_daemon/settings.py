@@ -36,6 +36,7 @@ class Settings:
     network: bool = False
     relays: tuple[str, ...] = ()
     plain_relays: tuple[str, ...] = ()
+    ask_phone: Literal["at-start", "when-needed", "never"] = "when-needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Texts] = {
     "network": (False, True),
     "relays": Texts("a relay's address, wss://HOST[:PORT][/PATH]", MAX_RELAYS),
     "plain_relays": Texts("the name or the address of a host, in lower case", MAX_RELAYS),
+    "ask_phone": ("at-start", "when-needed", "never"),
 }
 """Which values a key may have: one of some, a whole number of a range, or a list."""
 

@@ -40,6 +40,7 @@ class Desk:
             bindings=nobody,
             throttle=nobody,
             phones=nobody,
+            bell=nobody,
         )
         vault.listeners.append(core.follow_vault)
 

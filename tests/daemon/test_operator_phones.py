@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -293,6 +294,40 @@ async def test_a_phone_opens_the_vault_after_it_got_another_key(room: Room) -> N
     await room.operator.call("lock")
     await room.operator.call("phone_unlock")
     assert (await room.operator.call("status"))["state"] == "unlocked"
+
+
+async def test_one_request_for_all_agents_that_wait(room: Room) -> None:
+    grant = {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"], "uids": [os.getuid()]}
+    await room.operator.call("grant", grant)
+    agent = await room.house.agent()
+    await room.operator.call("lock")
+    room.phone.requests.clear()
+    for _ in range(3):
+        await agent.ask("get_secret", {"name": "TOKEN", "wait": 60})
+    answers = [await agent.answer() for _ in range(3)]
+    assert [value for _, value in answers] == [b"one"] * 3
+    assert room.phone.requests == ["nip44_decrypt"]
+    for _ in range(500):  # first the slot is renewed
+        entries = (await room.operator.call("audit"))["entries"]
+        told = [(entry["action"], entry["reason"]) for entry in entries[-9:]]
+        if ("phone_unlock", "slot phone, for cobot/telegram") in told:
+            break
+        await trio.sleep(0.01)
+    else:
+        raise AssertionError(told)
+    assert ("phone_ask", "for cobot/telegram") in told
+
+
+async def test_who_is_no_agent_any_more_rings_no_phone(room: Room) -> None:
+    grant = {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"], "uids": [os.getuid()]}
+    await room.operator.call("grant", grant)
+    agent = await room.house.agent()
+    await room.operator.call("agent_rm", {"agent": "cobot"})
+    await room.operator.call("lock")
+    room.phone.requests.clear()
+    await agent.ask("get_secret", {"name": "TOKEN", "wait": 0.2})
+    assert isinstance((await agent.answer())[0].error, LockedError)
+    assert room.phone.requests == []
 
 
 async def test_without_the_network_it_is_said_what_to_do(tmp_path: Path) -> None:

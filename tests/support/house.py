@@ -208,6 +208,7 @@ async def open_house(
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
+            nursery.start_soon(core.bell.run)
             house = House(core, server, nursery)
             try:
                 yield house
