@@ -90,10 +90,9 @@ def parse(content: bytes, name: str) -> Settings:
         raise BadRequestError(f"{name}: not TOML: {error}") from None
     for key, value in document.items():
         _check(name, key, value)
-    lists = {
-        key: tuple(document[key]) for key, rule in RULES.items() if type(rule) is Texts and key in document
-    }
-    settings = Settings(**{**document, **lists})
+    lists = [key for key, rule in RULES.items() if isinstance(rule, Texts) and key in document]
+    document.update((key, tuple(document[key])) for key in lists)
+    settings = Settings(**document)
     _check_texts(name, "plain_relays", settings.plain_relays, lambda host: _HOST.fullmatch(host) is not None)
     _check_texts(name, "relays", settings.relays, lambda url: _is_relay(url, settings.plain_relays))
     return settings

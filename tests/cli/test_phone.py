@@ -193,7 +193,10 @@ def test_a_bunker_uri_is_passed_on() -> None:
 def test_nothing_is_written_unless_the_operator_says_so(
     monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
-    monkeypatch.setattr(phone, "confirmed", lambda question: answer)
+    def confirmed(question: str) -> bool:
+        return answer
+
+    monkeypatch.setattr(phone, "confirmed", confirmed)
     operator = Operator(status=UNLOCKED, phone_pair=PAIRED, phone_confirm={"slot": "phone"})
     if answer:
         run(operator, "slot", "add", "phone", "--phone")

@@ -307,6 +307,7 @@ async def test_one_request_for_all_agents_that_wait(room: Room) -> None:
     answers = [await agent.answer() for _ in range(3)]
     assert [value for _, value in answers] == [b"one"] * 3
     assert room.phone.requests == ["nip44_decrypt"]
+    told = list[tuple[str, str | None]]()
     for _ in range(500):  # first the slot is renewed
         entries = (await room.operator.call("audit"))["entries"]
         told = [(entry["action"], entry["reason"]) for entry in entries[-9:]]
