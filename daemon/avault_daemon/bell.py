@@ -37,23 +37,25 @@ class Restraint:
         self._open = False
         self._pause = LEAST
         self._since = float("-inf")
+        self._unlocked = False  # since the request began
 
     def begin(self, now: float) -> bool:
         """Report whether a request may begin now; if so it has."""
         if self._open or now < self._since:
             return False
-        self._open = True
+        self._open, self._unlocked = True, False
         return True
 
     def end(self, now: float, *, in_vain: bool) -> None:
-        """Take note that the request is over."""
+        """Take note that the request is over. One during which something else unlocked bothered nobody in vain."""
         self._open = False
-        if in_vain:
+        if in_vain and not self._unlocked:
             self._since = now + self._pause
             self._pause = min(2 * self._pause, MOST)
 
     def reset(self) -> None:
         """Begin anew: the vault was unlocked, however that was."""
+        self._unlocked = True
         self._pause = LEAST
         self._since = float("-inf")
 
@@ -82,15 +84,14 @@ class Bell:
         if self._ask_phone == "at-start":
             self.ring("the start of avaultd")
         while True:
-            why, before = await self._rung.receive(), self._vault.epoch
+            why = await self._rung.receive()
             in_vain = True
             try:
                 in_vain = not await self._ask(why)
             except Exception as error:  # noqa: BLE001 - the daemon goes on without it
                 log_fault("asking the phone", error)
             finally:
-                # Unlocked and perhaps locked again by something else meanwhile: nobody was bothered in vain.
-                self._restraint.end(trio.current_time(), in_vain=in_vain and self._vault.epoch == before)
+                self._restraint.end(trio.current_time(), in_vain=in_vain)
 
     async def _ask(self, why: str) -> bool:
         """Ask for *why*, on record; report whether that unlocked the vault."""

@@ -72,7 +72,8 @@ class Waiting(Working):
     def _tick(self) -> None:
         while not self._done.wait(1):
             with self._drawing:
-                self._redraw()
+                if not self._done.is_set():
+                    self._redraw()
 
     def _redraw(self) -> None:
         left = "" if self._end is None else f" ({max(0, round(self._end - time.monotonic()))} s left)"
