@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,9 @@ class AgentConnection:
         if self._nursery is None or self._waiting >= limits.MAX_OPEN_REQUESTS:
             raise BusyError(f"{limits.MAX_OPEN_REQUESTS} requests of this connection wait already")
         self._waiting += 1
+        session = self._conversation.session
+        if session is not None and self._core.gate.still_agent(session):
+            self._core.bell.ring(f"{session.agent}/{session.plugin}")
         self._nursery.start_soon(self._answer_on_unlock, request, seconds)
 
     async def _answer_on_unlock(self, request: Request, seconds: float) -> None:
@@ -246,6 +250,7 @@ class OperatorConnection:
                 self._outbox.put(pack_error(0, error))
                 self._outbox.pump()
         finally:
+            self._conversation.close()
             self._inbox.close()
             self._outbox.clear()
 
@@ -282,10 +287,14 @@ class OperatorConnection:
             log_fault(f"{message.request.method} on the operator's socket", error)
             return InternalError()
 
-    def _progress(self, request_id: int, stage: str) -> None:
-        """Say how far a long request has come, if the peer reads; nobody waits for it."""
-        self._outbox.put(pack_notification("progress", {"id": request_id, "stage": stage}))
-        self._outbox.pump()
+    def _progress(self, request_id: int, stage: str, **detail: object) -> None:
+        """Say how far a long request has come, if the peer reads; nobody waits for it.
+
+        That the peer is gone is for the reader to find: what tells of progress may be in the middle of something.
+        """
+        with suppress(OSError, Stalled):
+            self._outbox.put(pack_notification("progress", {"id": request_id, "stage": stage, **detail}))
+            self._outbox.pump()
 
 
 def _release(answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:

@@ -11,8 +11,10 @@ import trio
 if TYPE_CHECKING:
     from .arena import Arena
     from .audit import Record
+    from .bell import Bell
     from .bindings import Bindings
     from .gate import Gate
+    from .phones import Phones
     from .places import Places
     from .requests import Requests
     from .settings import Settings
@@ -34,6 +36,8 @@ class Core:
     gate: Gate
     bindings: Bindings
     throttle: Throttle
+    phones: Phones
+    bell: Bell
     unlocked: trio.Event = field(default_factory=trio.Event)
     """Set while the vault is unlocked; a new one after each lock."""
     reading: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))

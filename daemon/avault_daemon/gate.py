@@ -80,7 +80,7 @@ class Gate:
         """
         policy = self._vault.policy
         if session.snapshot is not policy:
-            still = self._still_agent(session)
+            still = self.still_agent(session)
             session.readable = policy.allowed(session.agent, session.plugin) if still else frozenset()
             session.snapshot = policy
         return name in session.declared and name in session.readable
@@ -90,9 +90,10 @@ class Gate:
 
         Nothing of a caller that is not the agent any more: what it asked for would be granted to another.
         """
-        return self._requests.file_secret(session, names, reason) if self._still_agent(session) else []
+        return self._requests.file_secret(session, names, reason) if self.still_agent(session) else []
 
-    def _still_agent(self, session: Session) -> bool:
+    def still_agent(self, session: Session) -> bool:
+        """Report whether the caller of *session* is still the agent that it was at hello."""
         agent = self._vault.policy.agents.get(session.agent)
         return agent is not None and agent.fits(session.caller, self._service)
 

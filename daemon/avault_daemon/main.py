@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +24,14 @@ from . import __version__, places as place_rules, sodium
 from .anchor import Anchor
 from .arena import Arena
 from .audit import Record
+from .bell import Bell
 from .bindings import Bindings
 from .core import Core
 from .gate import Gate
+from .nostr.relay import NETWORK, Network
+from .nostr.uris import safe_host
+from .pairings import FileStore, Pairings
+from .phones import Phones
 from .places import Places
 from .requests import Requests
 from .server import Server
@@ -60,6 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
             read=[],
+            network=settings.network,
         )
         trio.run(serve, assemble(settings, places, confinement))
     except* (AvaultError, OSError) as group:
@@ -100,7 +107,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n: int = 16) -> Core:
+def assemble(
+    settings: Settings, places: Places, confinement: str, *, min_log_n: int = 16, network: Network = NETWORK
+) -> Core:
     """Open everything that belongs to one daemon.
 
     A vault that is damaged does not keep the daemon from starting: it serves nothing and says why. Raises
@@ -117,6 +126,15 @@ def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n:
         log.error("%s; nothing is served; %s", error.message, error.hint)
     record = Record(places.state_dir, anchor, clock=time.time, sync=settings.audit_sync)
     requests = Requests(clock=time.time)
+    phones = Phones(
+        arena,
+        vault,
+        Pairings(arena, FileStore(places.state_dir / "pairing.json")),
+        safe_host(socket.gethostname()),
+        enabled=settings.network,
+        plain_hosts=settings.plain_relays,
+        network=network,
+    )
     core = Core(
         settings=settings,
         places=places,
@@ -128,9 +146,11 @@ def assemble(settings: Settings, places: Places, confinement: str, *, min_log_n:
         gate=Gate(vault, record, requests, places.service),
         bindings=Bindings(places.bindings),
         throttle=Throttle(time.monotonic),
+        phones=phones,
+        bell=Bell(vault, phones, record, settings.ask_phone),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
-    vault.listeners.append(core.follow_vault)
+    vault.listeners += [core.follow_vault, core.bell.follow_vault]
     return core
 
 
@@ -142,6 +162,7 @@ async def serve(core: Core) -> None:
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
+            nursery.start_soon(core.bell.run)
             log.info(
                 "avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket
             )

@@ -105,6 +105,11 @@ class Phones:
         """Where the pairings lie."""
         return self._pairings.where
 
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a phone to be asked, and a network to ask it on."""
+        return self._enabled and bool(self.slots())
+
     def slots(self) -> list[str]:
         """Return the ids of the phone slots."""
         return [slot.id for slot in self._vault.slots() if slot.type == slots.TYPE]

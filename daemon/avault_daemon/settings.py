@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from avault_protocol import BadRequestError, is_secret_name
 from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
 
+from .nostr.uris import MAX_RELAYS, check_relay
+
 _MAX_FILE = 64 * 1024
+_HOST = re.compile(r"[0-9a-z._:-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +33,21 @@ class Settings:
     audit_sync: Literal["batch", "always"] = "batch"
     max_connections_per_uid: int = MAX_CONNECTIONS_PER_UID
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    network: bool = False
+    relays: tuple[str, ...] = ()
+    plain_relays: tuple[str, ...] = ()
+    ask_phone: Literal["at-start", "when-needed", "never"] = "when-needed"
 
 
-RULES: Mapping[str, tuple[str, ...] | range] = {
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A list of up to *most* texts, each of them *what*."""
+
+    what: str
+    most: int
+
+
+RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Texts] = {
     "service": ("auto", "user", "system"),
     "memory": ("auto", "memfd_secret", "mlock"),
     "arena_mib": range(2, 65),  # a put alone may hold 1 MiB twice
@@ -39,8 +55,12 @@ RULES: Mapping[str, tuple[str, ...] | range] = {
     "audit_sync": ("batch", "always"),
     "max_connections_per_uid": range(1, 65537),
     "log_level": ("debug", "info", "warning", "error"),
+    "network": (False, True),
+    "relays": Texts("a relay's address, wss://HOST[:PORT][/PATH]", MAX_RELAYS),
+    "plain_relays": Texts("the name or the address of a host, in lower case", MAX_RELAYS),
+    "ask_phone": ("at-start", "when-needed", "never"),
 }
-"""Which values a key may have: one of some words, or a whole number of a range."""
+"""Which values a key may have: one of some, a whole number of a range, or a list."""
 
 
 def load(path: Path, *, required: bool = False) -> Settings:
@@ -70,7 +90,28 @@ def parse(content: bytes, name: str) -> Settings:
         raise BadRequestError(f"{name}: not TOML: {error}") from None
     for key, value in document.items():
         _check(name, key, value)
-    return Settings(**document)
+    lists = [key for key, rule in RULES.items() if isinstance(rule, Texts) and key in document]
+    document.update((key, tuple(document[key])) for key in lists)
+    settings = Settings(**document)
+    _check_texts(name, "plain_relays", settings.plain_relays, lambda host: _HOST.fullmatch(host) is not None)
+    _check_texts(name, "relays", settings.relays, lambda url: _is_relay(url, settings.plain_relays))
+    return settings
+
+
+def _is_relay(url: str, plain: Collection[str]) -> bool:
+    try:
+        check_relay(url, allow_plain=plain)
+    except BadRequestError:
+        return False
+    return True
+
+
+def _check_texts(name: str, key: str, texts: Sequence[str], good: Callable[[str], bool]) -> None:
+    rule = RULES[key]
+    assert isinstance(rule, Texts)  # noqa: S101 - see RULES
+    for number, text in enumerate(texts, 1):
+        if not good(text):  # it is not shown: it may be a secret in the wrong place
+            raise BadRequestError(f"{name}: {key}: entry {number} is not {rule.what}")
 
 
 def _check(name: str, key: str, value: object) -> None:
@@ -79,12 +120,25 @@ def _check(name: str, key: str, value: object) -> None:
         raise BadRequestError(f"{name}: unknown key{shown}", hint=_nearest(key))
     rule = RULES[key]
     if isinstance(rule, tuple):
-        if value not in rule:
-            raise BadRequestError(f"{name}: {key} is {_describe(value)}, not one of {', '.join(rule)}")
+        if type(value) is not type(rule[0]) or value not in rule:
+            known = ", ".join(str(one).lower() for one in rule)
+            raise BadRequestError(f"{name}: {key} is {_describe(value)}, not one of {known}")
+    elif isinstance(rule, Texts):
+        if not _is_texts(value, rule.most):
+            raise BadRequestError(
+                f"{name}: {key} is {_describe(value)}, not a list of up to {rule.most} texts, each once"
+            )
     elif type(value) is not int or value not in rule:  # True is an int, too
         raise BadRequestError(
             f"{name}: {key} is {_describe(value)}, not a whole number from {rule.start} to {rule.stop - 1}"
         )
+
+
+def _is_texts(value: object, most: int) -> bool:
+    if not isinstance(value, list):
+        return False
+    texts = cast("list[object]", value)
+    return len(texts) <= most and all(type(text) is str for text in texts) and len({*texts}) == len(texts)
 
 
 def _nearest(key: str) -> str:

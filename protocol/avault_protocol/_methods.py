@@ -197,6 +197,17 @@ def _items(value: object, where: str) -> object:
     return checked
 
 
+def _uri(value: object, where: str) -> object:
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= 4096
+        or not (value.isascii() and value.isprintable())
+    ):
+        raise BadRequestError(f"{where}: not an address of at most 4096 printable ASCII characters")
+    return value
+
+
+_PATIENCE = Field(_integer(1, 3600), "seconds that the operator gets; 180 if left out", required=False)
 _SELECTORS = {
     "uids": Field(_list(_uid, 64), "numeric user ids, any of which fits", required=False),
     "units": Field(_list(_unit, 64), "system units, any of which fits", required=False),
@@ -284,6 +295,32 @@ METHODS: dict[str, Method] = {
             {"slot": Field(_agent, "only this slot", required=False)},
             takes_value=True,
         ),
+        # --- operator.sock, the operator's phone ------------------------------------------------------------
+        Method("phone_unlock", OPERATOR, ONE_AT_A_TIME, {"timeout": _PATIENCE}),
+        Method(
+            "phone_prove",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {"action": Field(_string, "the method that is to be allowed once"), "timeout": _PATIENCE},
+        ),
+        Method(
+            "phone_pair",
+            OPERATOR,
+            UNLOCKED_ONLY,
+            {
+                "bunker": Field(
+                    _uri, "a bunker:// URI; without it a nostrconnect:// URI is shown", required=False
+                ),
+                "relays": Field(
+                    _list(_uri, 8),
+                    "relays for nostrconnect://; those of the settings if left out",
+                    required=False,
+                ),
+                "timeout": _PATIENCE,
+            },
+            proof=True,
+        ),
+        Method("phone_confirm", OPERATOR, UNLOCKED_ONLY, {"timeout": _PATIENCE}, proof=True),
         # --- operator.sock, with proof ----------------------------------------------------------------------
         Method(
             "put",
@@ -378,11 +415,11 @@ METHODS: dict[str, Method] = {
     )
 }
 
-# Notifications, daemon to client: name -> keys of its map.
+# Notifications, daemon to client: name -> keys of its map; those with a question mark may be missing.
 NOTIFICATIONS: dict[str, tuple[str, ...]] = {
     "locked": (),
     "unlocked": (),
     "granted": ("name",),
     "rotated": ("name",),
-    "progress": ("id", "stage"),
+    "progress": ("id", "stage", "text?", "uri?", "relay?", "seconds_left?"),
 }

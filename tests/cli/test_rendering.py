@@ -43,6 +43,7 @@ STATUS: dict[str, Any] = {
     "agents": 2,
     "requests": 0,
     "record": {"number": 1, "ok": True},
+    "phone": {"where": "/state/pairing.json", "network": True, "slots": 0},
     "warnings": [],
 }
 
@@ -98,6 +99,18 @@ def test_what_is_wrong_is_in_the_status() -> None:
     assert "record    5 lines, NOT WORKING: nothing is served" in shown
     assert "waiting   2 requests: avault requests" in shown
     assert shown[-2:] == ["warning   set aside\\n", "warning   two"]
+
+
+def test_phones_are_in_the_status_if_there_are_any() -> None:
+    assert not [line for line in lines("status", STATUS) if line.startswith("phones")]
+    paired = {**STATUS["phone"], "slots": 2}
+    assert "phones    2, keys in /state/pairing.json" in lines("status", {**STATUS, "phone": paired})
+    (shown,) = [
+        line
+        for line in lines("status", {**STATUS, "phone": {**paired, "network": False}})
+        if line.startswith("phones")
+    ]
+    assert "NOT REACHABLE: set network = true" in shown
 
 
 def test_no_vault_has_no_line_for_one() -> None:

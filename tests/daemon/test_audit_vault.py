@@ -39,6 +39,8 @@ class Desk:
             gate=nobody,
             bindings=nobody,
             throttle=nobody,
+            phones=nobody,
+            bell=nobody,
         )
         vault.listeners.append(core.follow_vault)
 

@@ -240,6 +240,22 @@ except PermissionError:
     assert done.stdout == "refused\nrefused\n", done.stderr
 
 
+def test_with_network_names_are_resolved_and_the_certificates_of_the_machine_read() -> None:
+    code = """
+import socket, ssl
+from avault_daemon import confine
+confine.confine([], [], network=True)
+socket.getaddrinfo("localhost", 443)
+try:
+    socket.getaddrinfo("no-such-host.invalid", 443)
+except socket.gaierror:
+    print("asked")
+print("a-b.example".encode("idna").decode(), ssl.create_default_context().verify_mode.name)
+"""
+    done = run_python(code)
+    assert done.stdout == "asked\na-b.example CERT_REQUIRED\n", done.stderr
+
+
 def test_where_it_was_started_is_not_readable(tmp_path: Path) -> None:
     """``python -m`` puts the current directory first on sys.path: that may be somebody's home."""
     (tmp_path / "env").write_text("TOKEN=x")

@@ -25,6 +25,7 @@ import trio
 
 from avault_daemon import connection
 from avault_daemon.agent_api import AgentConversation
+from avault_daemon.arena import Arena
 from avault_daemon.conversation import Answer
 from avault_daemon.operator_api.conversation import HANDLERS
 from avault_daemon.operator_api.turn import Turn
@@ -45,6 +46,8 @@ from avault_protocol import (
 from support import wire
 from support.house import LOG_N, House, Peer, open_house
 from support.needles import Ear, Needles, forms, living, lower, odd, token
+from support.relays import fault_relay
+from support.telephone import Telephone, network_of
 
 KEYS = Path(__file__).parents[1] / "support" / "vault_keys.py"
 SLOT = {"log_n": LOG_N}
@@ -75,6 +78,10 @@ CALLS: dict[str, Call] = {
     "init": Call(SLOT, "passphrase"),
     "unlock": Call({}, "passphrase"),
     "prove": Call({}, "passphrase"),
+    "phone_unlock": Call({"timeout": 9}),
+    "phone_prove": Call({"action": "reveal", "timeout": 9}),
+    "phone_pair": Call({"timeout": 9}),
+    "phone_confirm": Call({"timeout": 9}),
     "put": Call({"items": [{"name": "NEW", "size": 0, "encoding": "text"}]}, "new value"),
     "reveal": Call({"name": "TOKEN"}),
     "rm": Call({"name": "TOKEN"}),
@@ -119,8 +126,15 @@ class Tap:
 class Lab:
     """A daemon in this process, what was planted in it, and all that can be seen of it from outside."""
 
-    def __init__(self, house: House, folder: Path, ear: Ear, caught: list[warnings.WarningMessage]) -> None:
-        self.house, self.folder, self.ear, self.caught = house, folder, ear, caught
+    def __init__(
+        self,
+        house: House,
+        folder: Path,
+        ear: Ear,
+        caught: list[warnings.WarningMessage],
+        phone: Telephone,
+    ) -> None:
+        self.house, self.folder, self.ear, self.caught, self.phone = house, folder, ear, caught, phone
         self.needles = Needles()
         self.streams: list[bytearray] = []
         self.caller = Caller(1, os.getuid(), 0, None, None, None, 1)
@@ -199,9 +213,19 @@ class Lab:
             CALLS["deny"].params["ids"] = [request["id"]]
         if method.name == "restore_vault":
             await self.call(operator, "export", CALLS["export"]._replace(file="copy"))
-        if method.name == "unlock":
+        if method.name.startswith("phone_"):
+            await self.ready_phone(operator, method.name)
+        if method.name in ("unlock", "phone_unlock"):
             await operator.call("lock")
         return operator
+
+    async def ready_phone(self, operator: Peer, method: str) -> None:
+        """Do what comes before *method*."""
+        CALLS["phone_pair"].params["bunker"] = self.phone.bunker
+        if method != "phone_pair":
+            await self.call(operator, "phone_pair", CALLS["phone_pair"])
+        if method in ("phone_unlock", "phone_prove"):
+            await self.call(operator, "phone_confirm", CALLS["phone_confirm"])
 
     def look(self, *, echo: tuple[str, ...] = ()) -> None:
         """Look at everything; *echo*: what its own sender, or the operator, may be told."""
@@ -239,8 +263,15 @@ async def open_lab(folder: Path) -> AsyncGenerator[Lab]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            async with open_house(folder, Settings(log_level="debug")) as house:
-                yield Lab(house, folder, ear, caught)
+            async with (
+                fault_relay() as relay,
+                open_house(
+                    folder, Settings(log_level="debug", network=True), network=network_of(relay)
+                ) as house,
+            ):
+                phone = Telephone(Arena(kind="mlock"), relay)
+                yield Lab(house, folder, ear, caught, phone)
+                phone.close()
         finally:
             root.removeHandler(ear)
             root.setLevel(before)

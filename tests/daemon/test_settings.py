@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from avault_daemon import settings as module
-from avault_daemon.settings import RULES, Settings, load, parse
+from avault_daemon.nostr.uris import MAX_RELAYS
+from avault_daemon.settings import RULES, Settings, Texts, load, parse
 from avault_protocol import BadRequestError
 
 EXAMPLE = Path(module.__file__).with_name("config.example.toml")
@@ -34,9 +35,16 @@ def test_every_key_has_a_rule_that_its_type_and_default_agree_with() -> None:
     hints = get_type_hints(Settings)
     assert list(RULES) == [field.name for field in fields(Settings)]
     for field in fields(Settings):
-        rule = RULES[field.name]
-        assert field.default in rule
-        assert (get_args(hints[field.name]) or int) == (rule if isinstance(rule, tuple) else int)
+        rule, hint = RULES[field.name], hints[field.name]
+        match rule:
+            case Texts():
+                assert (hint, field.default) == (tuple[str, ...], ())
+            case range():
+                assert hint is int
+                assert field.default in rule
+            case _:
+                assert (get_args(hint) or (False, True)) == rule
+                assert field.default in rule
 
 
 def test_the_example_shows_every_key_with_its_default() -> None:
@@ -53,10 +61,14 @@ def test_the_example_explains_every_key_and_names_its_values() -> None:
         *comment, line = block.strip().splitlines()
         assert line.startswith(f"#{key} = ")
         explained, rule = " ".join(comment), RULES[key]
-        if isinstance(rule, tuple):
-            assert all(f'"{value}"' in explained for value in rule if value != default), key
-        else:
-            assert f"{rule.start} to {rule.stop - 1}" in explained
+        match rule:
+            case Texts(most=most):
+                assert f"up to {most}" in explained, key
+            case range():
+                assert f"{rule.start} to {rule.stop - 1}" in explained
+            case _:
+                shown = [f'"{value}"' if type(value) is str else str(value).lower() for value in rule]
+                assert all(value in explained for value in shown if value != f'"{default}"'), key
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,18 @@ def test_the_example_explains_every_key_and_names_its_values() -> None:
         ("log_n = 18.0", "f.toml: log_n is 18.0, not a whole number", None),
         ("log_n = [18]", "f.toml: log_n is a list, not a whole number", None),
         ("log_n = 2026-01-01", "f.toml: log_n is a date or time, not a whole number", None),
+        ("network = 1", "f.toml: network is 1, not one of false, true", None),
+        ("network = 0", "f.toml: network is 0, not one of false, true", None),
+        ('network = "yes"', "f.toml: network is some text, not one of", None),
+        ('relays = "wss://r.example"', "f.toml: relays is some text, not a list of up to 8 texts", None),
+        ("relays = [1]", "f.toml: relays is a list, not a list of up to 8 texts", None),
+        ("relays = [[]]", "f.toml: relays is a list, not a list of up to 8 texts", None),
+        ('relays = ["wss://a", "wss://a"]', "f.toml: relays is a list, not a list of up to", None),
+        ('relays = ["wss://a", "hunter2"]', "f.toml: relays: entry 2 is not a relay's address", None),
+        ('relays = ["ws://box.lan"]', "f.toml: relays: entry 1 is not a relay's address", None),
+        ('plain_relays = ["Box.lan"]', "f.toml: plain_relays: entry 1 is not the name or", None),
+        ('plain_relays = [""]', "f.toml: plain_relays: entry 1 is not the name or", None),
+        ('plain_relays = ["ws://box.lan"]', "f.toml: plain_relays: entry 1 is not the name or", None),
         ("log_n 18", "f.toml: not TOML: ", None),
         ('log_level = "\x00"', "f.toml: not TOML: ", None),
     ],
@@ -93,6 +117,21 @@ def test_each_number_has_its_bounds(key: str) -> None:
     for value in (rule.start - 1, rule.stop):
         with pytest.raises(BadRequestError, match=key):
             parse(f"{key} = {value}".encode(), "f")
+
+
+@pytest.mark.parametrize("key", ["relays", "plain_relays"])
+def test_each_list_has_its_bound(key: str) -> None:
+    entries = [f"wss://{n}.example" if key == "relays" else f"{n}.example" for n in range(MAX_RELAYS + 1)]
+    assert asdict(parse(f"{key} = {entries[:-1]}".encode(), "f"))[key] == tuple(entries[:-1])
+    with pytest.raises(BadRequestError, match=key):
+        parse(f"{key} = {entries}".encode(), "f")
+
+
+def test_a_relay_without_tls_is_on_this_machine_or_named() -> None:
+    here = ("ws://127.0.0.1:7777", "ws://[::1]", "ws://localhost/path")
+    assert parse(f"relays = {list(here)}".encode(), "f").relays == here
+    named = parse(b'plain_relays = ["box.lan"]\nrelays = ["ws://box.lan"]', "f")
+    assert (named.relays, named.plain_relays) == (("ws://box.lan",), ("box.lan",))
 
 
 def test_the_file_has_a_bound(tmp_path: Path) -> None:
@@ -119,4 +158,6 @@ def test_any_content_is_settings_or_a_bad_request(content: bytes) -> None:
         chosen = parse(content, "f")
     except BadRequestError:
         return
-    assert all(value in RULES[key] for key, value in asdict(chosen).items())
+    for key, value in asdict(chosen).items():
+        rule = RULES[key]
+        assert len(value) <= rule.most if isinstance(rule, Texts) else value in rule

@@ -47,6 +47,8 @@ UNITS: list[object] = [
     [f"a{i}.service" for i in range(65)],
 ]
 POSITIVE: list[object] = [None, 0, -1, True, 1.0, "1", [], 2**31 + 1]
+URI: list[object] = [None, 1, True, [], b"bunker://", "", "bunker://\n", "bunker://\u00e9", "b" * 4097]
+PATIENCE: list[object] = [None, 0, 3601, 1.0, "1", True, []]
 SELECTORS = {"uids": UIDS, "units": UNITS, "socket": FLAG}
 GOOD_SELECTORS: dict[str, object] = {
     "uids": [0, 2**32 - 2],
@@ -72,6 +74,10 @@ GOOD: dict[str, dict[str, object]] = {
     "init": {"log_n": 22},
     "unlock": {"slot": "passphrase"},
     "prove": {"slot": "passphrase-2"},
+    "phone_unlock": {"timeout": 3600},
+    "phone_prove": {"action": "reveal", "timeout": 1},
+    "phone_pair": {"bunker": "b" * 4096, "relays": [f"wss://{i}.example" for i in range(8)], "timeout": 180},
+    "phone_confirm": {"timeout": 180},
     "put": {"items": [ITEM, {"name": "B", "size": limits.MAX_VALUE, "encoding": "base64"}], "replace": False},
     "reveal": {"name": "A", "version": 1},
     "rm": {"name": "A"},
@@ -134,6 +140,14 @@ BAD: dict[str, dict[str, list[object]]] = {
     "init": {"log_n": LOG_N},
     "unlock": {"slot": AGENT_NAME},
     "prove": {"slot": AGENT_NAME},
+    "phone_unlock": {"timeout": PATIENCE},
+    "phone_prove": {"action": [None, 1, "", "a\n", "a" * 257], "timeout": PATIENCE},
+    "phone_pair": {
+        "bunker": URI,
+        "relays": [None, "wss://a", {}, *([uri] for uri in URI), ["a", "a"], [f"{i}" for i in range(9)]],
+        "timeout": PATIENCE,
+    },
+    "phone_confirm": {"timeout": PATIENCE},
     "put": {"items": ITEMS, "replace": FLAG},
     "reveal": {"name": SECRET, "version": POSITIVE},
     "rm": {"name": SECRET},
@@ -247,8 +261,9 @@ def test_an_agent_has_its_four_methods_and_sends_no_value() -> None:
 def test_what_changes_or_releases_needs_proof() -> None:
     reads = {"status", "list", "agents", "requests", "history", "slots", "audit", "audit_verify"}
     passphrase = {"init", "unlock", "prove", "restore_vault"}
+    phone = {"phone_unlock", "phone_prove"}
     free = {name for name, method in METHODS.items() if method.socket == OPERATOR and not method.proof}
-    assert free == {"lock", *reads, *passphrase}
+    assert free == {"lock", *reads, *passphrase, *phone}
 
 
 def test_only_two_methods_return_a_value() -> None:

@@ -86,7 +86,7 @@ class FaultRelay:
             raise ConnectionRefusedError(111, "Connection refused")
         ours, theirs = trio.testing.memory_stream_pair()
         if not self.silent:
-            self._nursery.start_soon(self._serve, theirs)
+            self._nursery.start_soon(self.serve_stream, theirs)
         return ours
 
     def take(self, event: Event) -> None:
@@ -119,7 +119,7 @@ class FaultRelay:
             response.headers["Location"] = self.location
         return response
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
         server = cast("Server", SimpleNamespace(closing=False))
         logger = logging.getLogger("websockets.server")
         async with trio.open_nursery() as nursery:

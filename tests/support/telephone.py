@@ -16,11 +16,17 @@ from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation
 from avault_daemon.nostr.nip46 import KIND
+from avault_daemon.nostr.relay import Network
 from support.relays import FaultRelay, Message, Session, serve
 
 URL = "ws://127.0.0.1:7777"
 Mood = Callable[[dict[str, Any], str], dict[str, Any] | None]
 """Given a request and its proper result: the answer's result and error, or None for silence."""
+
+
+def network_of(relay: FaultRelay) -> Network:
+    """Return a network on which there is nothing but *relay*."""
+    return Network(dial=relay.dial, clock=lambda: 1_800_000_000, jitter=lambda: 0.0)
 
 
 def yes(request: dict[str, Any], result: str) -> dict[str, Any] | None:

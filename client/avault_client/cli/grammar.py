@@ -91,6 +91,8 @@ def passphrase_options(which: str, prefix: str = "") -> tuple[Option, Option]:
 
 
 PROOF = passphrase_options("the vault's passphrase")
+PHONE = Option("phone", "let your phone allow it, in place of a passphrase")
+PROOF_OR_PHONE = (*PROOF, PHONE)
 
 
 class Parsed:

@@ -108,6 +108,9 @@ class Working:
         if self._on:
             print(f"\r\033[K{escaped(text)} …", end="", file=sys.stderr, flush=True)
 
-    def __exit__(self, *_: object) -> None:
+    def _clear(self) -> None:
         if self._on:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()

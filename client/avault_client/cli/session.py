@@ -26,6 +26,8 @@ class Session:
         self._connect = connect
         self._connection: OperatorConnection | None = None
         self.proven = False
+        self.phone = False
+        self._allowed: str | None = None
         self.source = Source()
         self.line_of_input: Callable[[str], Hidden] | None = None
 
@@ -35,6 +37,7 @@ class Session:
             self._connection.close()
         self._connection = None
         self.proven = False
+        self._allowed = None
 
     def connection(self) -> OperatorConnection:
         """Return the connection; raise `DaemonUnavailableError` if nobody answers."""
@@ -53,8 +56,8 @@ class Session:
         timeout: float | None = None,
     ) -> Result:
         """Return the result of *method*, proven first if it needs that; *working* shows while it takes time."""
-        self.prove(method)
-        with Working(working) as display:
+        self._pay(method)
+        with self._display(method, working) as display:
             try:
                 return self.connection().call(method, params, value, fds, display.progress, timeout)
             except DaemonUnavailableError:
@@ -66,12 +69,25 @@ class Session:
 
     def fetch(self, method: str, params: Mapping[str, object]) -> tuple[Result, bytearray]:
         """Return what is known of a secret, and its value, which the caller wipes; proven first if it needs that."""
-        self.prove(method)
+        self._pay(method)
         try:
             return self.connection().fetch(method, params)
         except DaemonUnavailableError:
             self.close()
             raise
+
+    def _display(self, method: str, working: str | None) -> Working:
+        if not method.startswith("phone_") or working is None:
+            return Working(working)
+        from .phone import Waiting
+
+        return Waiting(working)
+
+    def _pay(self, method: str) -> None:
+        """Have *method* proven; what a phone allowed is used up by it."""
+        self.prove(method)
+        if METHODS[method].proof:
+            self._allowed = None
 
     def require(self, method: str) -> None:
         """Raise, before anyone is asked for a passphrase, the error that *method* would give in the present state,
@@ -82,9 +98,14 @@ class Session:
             raise ERRORS[code]()
 
     def prove(self, method: str) -> None:
-        """Prove this connection, if *method* needs that and it is not proven yet."""
-        if METHODS[method].proof and not self.proven:
-            self.require(method)
+        """Prove this connection, if *method* needs that and it is not proven yet; by a phone, for this method alone."""
+        if not METHODS[method].proof or self.proven or self._allowed == method:
+            return
+        self.require(method)
+        if self.phone:
+            self.call("phone_prove", {"action": method}, working="asking your phone")
+            self._allowed = method
+        else:
             self.prove_now()
 
     def prove_now(self) -> None:

@@ -67,7 +67,12 @@ def nostrconnect_uri(client: bytes, relays: Sequence[str], secret: str, host: st
 
 def client_name(host: str) -> str:
     """Return the name by which signers show this client."""
-    return f"avault {re.sub('[^A-Za-z0-9._-]+', '-', host)[:64]}"
+    return f"avault {safe_host(host)}"
+
+
+def safe_host(host: str) -> str:
+    """Return *host* as it may stand in a URI and on a phone's screen: one short word."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", host)[:64] or "host"
 
 
 def check_relays(relays: Sequence[str]) -> tuple[str, ...]:

@@ -2,27 +2,33 @@
 
 Proof belongs to the connection and ends with it: there is no ticket that another process could use. It ends sooner
 when what was proven opens the vault no more: after a change of that passphrase by another connection, the removal of
-its slot, a rekey, a restore. Whatever needs proof is on record before it is done; if it then fails, that is on record
+its slot, a rekey, a restore. What a phone allowed is one call of one method, and proves nothing else. Whatever needs proof is on record before it is done; if it then fails, that is on record
 too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from avault_protocol import OPERATOR, AvaultError, Method, ProofRequiredError
+from avault_protocol import OPERATOR, AvaultError, Method
 
 from ..conversation import Answer, Params, admit, parse
-from . import agents, secrets, slots, state
-from .turn import Handler, Proof, Turn
+from . import agents, phones, secrets, slots, state
+from .ticket import Ticket
+from .turn import Handler, Progress, Turn
 
 if TYPE_CHECKING:
     from ..core import Core
     from ..inbox import Message
     from ..policy import Caller
 
-HANDLERS: dict[str, Handler] = {**state.HANDLERS, **secrets.HANDLERS, **agents.HANDLERS, **slots.HANDLERS}
+HANDLERS: dict[str, Handler] = {
+    **state.HANDLERS,
+    **secrets.HANDLERS,
+    **agents.HANDLERS,
+    **slots.HANDLERS,
+    **phones.HANDLERS,
+}
 
 
 class OperatorConversation:
@@ -31,25 +37,24 @@ class OperatorConversation:
     def __init__(self, core: Core, caller: Caller) -> None:
         self._core = core
         self._caller = caller
-        self._proven: Proof | None = None
+        self._ticket = Ticket()
 
-    async def handle(self, message: Message, progress: Callable[[str], None]) -> Answer:
+    def close(self) -> None:
+        """Forget what the connection had gained."""
+        self._ticket.close()
+
+    async def handle(self, message: Message, progress: Progress) -> Answer:
         """Return the answer to *message*; raise the `AvaultError` that is the answer."""
         method, params = parse(message.request, OPERATOR)
         admit(method, self._core.vault.state)
-        if self._proven is not None and not self._proven.holds(self._core.vault):
-            self._proven = None
-        turn = Turn(self._core, self._caller, params, message.value, message.fds, progress, self._proven)
-        try:
-            if method.proof:
-                return await self._proven_turn(method, turn, message)
-            return await HANDLERS[method.name](turn)
-        finally:
-            self._proven = turn.proven
+        self._ticket.check(self._core.vault)
+        turn = Turn(self._core, self._caller, params, message.value, message.fds, progress, self._ticket)
+        if method.proof:
+            return await self._proven_turn(method, turn, message)
+        return await HANDLERS[method.name](turn)
 
     async def _proven_turn(self, method: Method, turn: Turn, message: Message) -> Answer:
-        if turn.proven is None:
-            raise ProofRequiredError(f"{method.name} needs your passphrase")
+        turn.ticket.spend(method, self._core.vault)
         secrets = self._secrets(turn.params)
         await self._record(method, turn.params, secrets, None)
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKED,
@@ -19,7 +21,7 @@ from ..conversation import Answer
 from .turn import Handler, Turn
 
 
-def _refuse_debugger() -> None:
+def refuse_debugger() -> None:
     """Raise `DeniedError` under a tracer: it came before the process closed itself to tracing, and may do anything."""
     if traced():
         raise DeniedError("a debugger is attached to avaultd", hint="end it, restart avaultd, then unlock")
@@ -27,25 +29,25 @@ def _refuse_debugger() -> None:
 
 async def init(turn: Turn) -> Answer:
     """Make the vault and unlock it."""
-    _refuse_debugger()
+    refuse_debugger()
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         slot = await turn.core.vault.init(passphrase, turn.log_n)
-    turn.proven = turn.proofs()[slot]
-    await _note(turn, "init")
-    return Answer({"vault": _vault(turn), "slot": slot})
+    turn.ticket.proven = turn.proofs()[slot]
+    await note(turn, "init")
+    return Answer({"vault": vault_key(turn), "slot": slot})
 
 
 async def unlock(turn: Turn) -> Answer:
     """Unlock; of an unlocked vault it says so, and proves nothing."""
     vault = turn.core.vault
     if vault.state == UNLOCKED:
-        return Answer({"already": True, "slot": None, "vault": _vault(turn)})
-    _refuse_debugger()
+        return Answer({"already": True, "slot": None, "vault": vault_key(turn)})
+    refuse_debugger()
     with turn.passphrase() as passphrase:
         slot = await _proof(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
-    await _note(turn, "unlock")
-    return Answer({"already": False, "slot": slot, "vault": _vault(turn)})
+    await note(turn, "unlock")
+    return Answer({"already": False, "slot": slot, "vault": vault_key(turn)})
 
 
 async def prove(turn: Turn) -> Answer:
@@ -59,7 +61,7 @@ async def _proof(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
     """Prove this connection by the slot that was opened, as it was before: another may be in its place by now."""
     before = turn.proofs()
     slot = await _guess(turn, check)
-    turn.proven = before.get(slot)
+    turn.ticket.proven = before.get(slot)
     return slot
 
 
@@ -81,13 +83,15 @@ async def _guess(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
         return slot
 
 
-async def _note(turn: Turn, action: str) -> None:
+async def note(turn: Turn, action: str) -> None:
+    """Put on record that *action* was done."""
     turn.core.gate.note(turn.caller, action)
     turn.core.record.flush()
     await turn.core.record.settle()
 
 
-def _vault(turn: Turn) -> str | None:
+def vault_key(turn: Turn) -> str | None:
+    """Return the vault's public key in hex, if there is a vault."""
     public = turn.core.vault.public
     return None if public is None else public.hex()
 
@@ -113,8 +117,13 @@ async def slot_add(turn: Turn) -> Answer:
 
 
 async def slot_remove(turn: Turn) -> Answer:
-    """Remove a slot; the last passphrase stays."""
-    await turn.core.vault.remove_slot(turn.params["slot"])
+    """Remove a slot; the last passphrase stays. Of a phone's, the keys that lie outside the vault go too."""
+    vault, phones, slot = turn.core.vault, turn.core.phones, turn.params["slot"]
+    content, paired = vault.slot_content(slot), slot in phones.slots()
+    await vault.remove_slot(slot)
+    if paired:
+        with trio.CancelScope(shield=True):  # for `phones.GOODBYE` at most
+            await phones.forget(slot, content)
     return Answer({})
 
 
@@ -124,18 +133,19 @@ async def change_passphrase(turn: Turn) -> Answer:
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
         await turn.core.vault.change_passphrase(slot, passphrase, turn.log_n)
-    turn.proven = turn.proofs()[slot]
+    turn.ticket.proven = turn.proofs()[slot]
     return Answer({"slot": slot})
 
 
 async def rekey(turn: Turn) -> Answer:
     """Give the vault a new key."""
+    slot = turn.proof
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
-        dropped = await turn.core.vault.rekey(passphrase, turn.log_n, turn.proof)
-    turn.proven = turn.proofs()[turn.proof]
+        dropped = await turn.core.vault.rekey(passphrase, turn.log_n, slot, turn.core.phones.reseal)
+    turn.ticket.proven = turn.proofs()[slot]
     turn.core.adopt_key()
-    return Answer({"vault": _vault(turn), "dropped": dropped})
+    return Answer({"vault": vault_key(turn), "dropped": dropped})
 
 
 async def export(turn: Turn) -> Answer:
@@ -151,11 +161,11 @@ async def restore_vault(turn: Turn) -> Answer:
     """Replace the vault by the copy in the descriptor that came with the request."""
     vault = turn.core.vault
     fd = _descriptor(turn, "restore_vault")
-    if vault.state != UNINITIALIZED and vault.fault is None and turn.proven is None:
+    if vault.state != UNINITIALIZED and vault.fault is None and turn.ticket.proven is None:
         raise ProofRequiredError("restore_vault needs the passphrase of the vault that it replaces")
-    _refuse_debugger()
-    await _note(turn, "restore_vault")
-    proven = turn.proven is not None
+    refuse_debugger()
+    await note(turn, "restore_vault")
+    proven = turn.ticket.proven is not None
     with turn.passphrase() as passphrase:
         try:
             slot = await _guess(turn, lambda: vault.restore_vault(fd, passphrase, proven=proven))
@@ -163,8 +173,8 @@ async def restore_vault(turn: Turn) -> Answer:
             turn.core.gate.refuse(turn.caller, "restore_vault", error)
             turn.core.record.flush()
             raise
-    turn.proven = turn.proofs()[slot]
-    return Answer({"vault": _vault(turn)})
+    turn.ticket.proven = turn.proofs()[slot]
+    return Answer({"vault": vault_key(turn)})
 
 
 def _descriptor(turn: Turn, method: str) -> int:

@@ -51,6 +51,11 @@ async def status(turn: Turn) -> Answer:
             "agents": len(vault.policy.agents),
             "requests": len(core.requests.pending()),
             "record": {"number": core.record.number, "ok": core.record.problem is None},
+            "phone": {
+                "where": core.phones.where,
+                "network": core.settings.network,
+                "slots": len(core.phones.slots()) if there else 0,
+            },
             "warnings": [
                 *vault.warnings,
                 *core.bindings.warnings,

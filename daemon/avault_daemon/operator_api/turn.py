@@ -5,41 +5,32 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from avault_protocol import BadRequestError, NotFoundError, ProofRequiredError, limits
+from avault_protocol import BadRequestError, ProofRequiredError, limits
 
 from .. import sodium
 from ..conversation import Answer, Params
+from .ticket import Proof, Ticket
 
 if TYPE_CHECKING:
     from ..arena import Slot
     from ..core import Core
     from ..policy import Caller
-    from ..vault import Vault
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """That a connection knows what opened the slot *id* while *content* was what the vault file said of it."""
+class Progress(Protocol):
+    """Tells the operator how far a request has come."""
 
-    id: str
-    content: str
-
-    def holds(self, vault: Vault) -> bool:
-        """Report whether that still opens the vault: it may have another key, or the slot another passphrase."""
-        try:
-            return vault.slot_content(self.id) == self.content
-        except NotFoundError:
-            return False
+    def __call__(self, stage: str, **detail: object) -> None: ...
 
 
 @dataclass(slots=True)
 class Turn:
     """A request with all that a handler needs.
 
-    *value* lies in the arena and is wiped when the handler returns, *fds* are closed then. *proven* is how this
-    connection has proven itself; a handler that checks a passphrase sets it.
+    *value* lies in the arena and is wiped when the handler returns, *fds* are closed then. *ticket* is what
+    this connection has gained; a handler that checks a passphrase sets what it proves.
     """
 
     core: Core
@@ -47,8 +38,8 @@ class Turn:
     params: Params
     value: memoryview | None
     fds: list[int]
-    progress: Callable[[str], None]
-    proven: Proof | None
+    progress: Progress
+    ticket: Ticket
 
     @contextmanager
     def passphrase(self) -> Generator[Slot]:
@@ -64,9 +55,9 @@ class Turn:
     @property
     def proof(self) -> str:
         """The id of the slot that proved this connection; raises `ProofRequiredError` if none has."""
-        if self.proven is None:
+        if self.ticket.proven is None:
             raise ProofRequiredError
-        return self.proven.id
+        return self.ticket.proven.id
 
     def proofs(self) -> dict[str, Proof]:
         """Return what would be proven by each slot as it is now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avault_client.cli import selectors
-from avault_client.cli.grammar import PROOF, Argument, Command, Option
+from avault_client.cli.grammar import PROOF_OR_PHONE, Argument, Command, Option
 from avault_client.cli.output import escaped
 from avault_protocol import check_agent_name
 
@@ -87,7 +87,7 @@ COMMANDS = (
         options=(
             *selectors.SELECTORS,
             Option("instances", "live processes that may hold one plugin; 1 if left out", "N"),
-            *PROOF,
+            *PROOF_OR_PHONE,
         ),
         example="avault agent set cobot --unit cobot.service",
         details="""
@@ -100,7 +100,7 @@ that mounts the socket's directory into a sandbox.""",
         agent_rm,
         lines=_agent_rm_lines,
         arguments=(AGENT,),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault agent rm cobot",
     ),
 )

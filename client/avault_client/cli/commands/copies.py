@@ -6,7 +6,16 @@ import os
 
 from avault_client.cli.commands.slots import NEW
 from avault_client.cli.commands.vault import LOG_N, log_n
-from avault_client.cli.grammar import FILE, PROOF, Argument, Command, Option, WrongUse, passphrase_options
+from avault_client.cli.grammar import (
+    FILE,
+    PROOF,
+    PROOF_OR_PHONE,
+    Argument,
+    Command,
+    Option,
+    WrongUse,
+    passphrase_options,
+)
 from avault_client.cli.hidden import Hidden
 from avault_client.cli.passphrases import Source
 from avault_protocol import ProofRequiredError
@@ -94,7 +103,12 @@ COMMANDS = (
         "write a copy of the vault, under a key and passphrase of its own",
         export,
         lines=_export_lines,
-        options=(Option("to", "the file to make; it must not be there yet", FILE), LOG_N, *PROOF, *COPY),
+        options=(
+            Option("to", "the file to make; it must not be there yet", FILE),
+            LOG_N,
+            *PROOF_OR_PHONE,
+            *COPY,
+        ),
         example="avault export --to vault-copy.jsonl",
     ),
     Command(

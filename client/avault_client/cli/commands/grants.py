@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avault_client.cli import selectors
-from avault_client.cli.grammar import PROOF, Argument, Command, WrongUse
+from avault_client.cli.grammar import PROOF_OR_PHONE, Argument, Command, WrongUse
 from avault_protocol import check_agent_name, check_secret_name
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ COMMANDS = (
             Argument(PLUGIN, "the plugin"),
             Argument("NAME", "names of secrets", many=True),
         ),
-        options=(*selectors.SELECTORS, *PROOF),
+        options=(*selectors.SELECTORS, *PROOF_OR_PHONE),
         example="avault grant cobot/telegram TELEGRAM_BOT_TOKEN --unit cobot.service",
         details="""
 The first grant of an agent also says how it is recognised: --uid, --unit, --socket. Of different kinds all must
@@ -88,7 +88,7 @@ fit, of one kind any. The boundary that this makes is shown.""",
             Argument("AGENT[/PLUGIN]", "the agent, or one plugin of it"),
             Argument("NAME", "these secrets only", many=True, optional=True),
         ),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault revoke cobot/telegram TELEGRAM_BOT_TOKEN",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avault_client.cli.grammar import PROOF, Argument, Command, Option, WrongUse, whole
+from avault_client.cli.grammar import PROOF_OR_PHONE, Argument, Command, Option, WrongUse, whole
 from avault_client.cli.output import ago, table
 from avault_protocol import check_agent_name
 
@@ -93,7 +93,7 @@ caller is called or says: they prove nothing.""",
         options=(
             Option("all", "everything that this agent asks for", "AGENT"),
             Option("agent", "name the agent that is made for an unknown program", "AGENT"),
-            *PROOF,
+            *PROOF_OR_PHONE,
         ),
         example="avault approve 3 4",
     ),
@@ -103,7 +103,7 @@ caller is called or says: they prove nothing.""",
         deny,
         lines=_deny_lines,
         arguments=(Argument("ID", "ids of requests", many=True),),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault deny 5",
     ),
 )

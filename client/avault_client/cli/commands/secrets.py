@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avault_client.cli import values
-from avault_client.cli.grammar import JSON, PROOF, Argument, Command, Option, whole
+from avault_client.cli.grammar import JSON, PROOF_OR_PHONE, Argument, Command, Option, whole
 from avault_client.cli.output import ago, moment, print_json, table
 from avault_protocol import check_secret_name
 
@@ -112,7 +112,7 @@ COMMANDS = (
         set_,
         lines=_set_lines,
         arguments=(NAME,),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault set TELEGRAM_BOT_TOKEN",
         details="""
 The value is typed without echo, or read from standard input, where one final newline is dropped if it is the only
@@ -123,7 +123,7 @@ one. Bytes that are not UTF-8 are kept as they are. An existing name gets a new 
         "write a secret to standard output",
         get,
         arguments=(NAME,),
-        options=(Option("version", "an earlier version (see: avault history)", "N"), *PROOF, JSON),
+        options=(Option("version", "an earlier version (see: avault history)", "N"), *PROOF_OR_PHONE, JSON),
         example="avault get TELEGRAM_BOT_TOKEN | wl-copy --paste-once",
         details="A newline is added on a terminal only.",
     ),
@@ -140,7 +140,7 @@ one. Bytes that are not UTF-8 are kept as they are. An existing name gets a new 
         rm,
         lines=_rm_lines,
         arguments=(NAME,),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault rm OLD_TOKEN",
     ),
     Command(
@@ -157,7 +157,7 @@ one. Bytes that are not UTF-8 are kept as they are. An existing name gets a new 
         restore,
         lines=_restore_lines,
         arguments=(NAME, Argument("VERSION", "the version whose value comes back")),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault restore TELEGRAM_BOT_TOKEN 2",
     ),
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from avault_client.cli.commands.vault import LOG_N, log_n
-from avault_client.cli.grammar import PROOF, Argument, Command, Option, passphrase_options
-from avault_client.cli.output import table
+from avault_client.cli.commands.vault import LOG_N, log_n, patience
+from avault_client.cli.grammar import PROOF_OR_PHONE, Argument, Command, Option, WrongUse, passphrase_options
+from avault_client.cli.output import note, table
 from avault_client.cli.passphrases import Source
-from avault_protocol import check_agent_name
+from avault_protocol import BadRequestError, check_agent_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from avault_client.cli.session import Session
 
 NEW = passphrase_options("the new passphrase", "new-")
+BUNKER = "BUNKER-URI"
 
 
 def slot_list(session: Session, parsed: Parsed) -> Result:
@@ -29,11 +30,38 @@ def _list_lines(result: Result) -> Iterator[str]:
 
 
 def slot_add(session: Session, parsed: Parsed) -> Result:
-    """Add a second passphrase."""
+    """Add a second passphrase, or a phone."""
+    if parsed.text("TYPE") == "phone":
+        return _add_phone(session, parsed)
+    if parsed.optional(BUNKER):
+        raise WrongUse("slot add got more than it takes: a passphrase is never an argument")
     params = {"type": parsed.text("TYPE"), **log_n(parsed)}
     session.prove("slot_add")
     with Source.given(parsed, "new-").read_new("the new slot") as passphrase:
         return session.call("slot_add", params, passphrase.view, working="adding the slot")
+
+
+def _add_phone(session: Session, parsed: Parsed) -> Result:
+    """Pair with a phone: find it, let the operator look at its keys, try it."""
+    from avault_client.cli import phone
+
+    bunker, relays = parsed.optional(BUNKER), parsed.texts("relay")
+    if bunker and relays:
+        raise WrongUse("a bunker:// URI names its relays: --relay is for pairing without one")
+    params: dict[str, object] = {**patience(parsed)}
+    if bunker:
+        params["bunker"] = bunker
+    if relays:
+        params["relays"] = relays
+    found = session.call("phone_pair", params, working="looking for your phone")
+    note(f"signer    {phone.npub(found['signer'])}")
+    note(f"operator  {phone.npub(found['operator'])}")
+    for relay in found["relays"]:
+        note(f"relay     {relay}")
+    note(phone.ADVICE)
+    if not parsed.flag("yes") and not phone.confirmed("is this your phone, and your key?"):
+        raise BadRequestError("nothing was paired")
+    return session.call("phone_confirm", patience(parsed), working="trying your phone")
 
 
 def _add_lines(result: Result) -> Iterator[str]:
@@ -58,6 +86,8 @@ def slot_change_passphrase(session: Session, parsed: Parsed) -> Result:
     slot = parsed.optional("slot")
     if slot is not None:
         params["slot"] = check_agent_name(slot)
+    elif session.phone:
+        raise WrongUse("with --phone, name the slot: --slot ID")
     session.prove("change_passphrase")
     with Source.given(parsed, "new-").read_new("the vault from now on") as passphrase:
         return session.call("change_passphrase", params, passphrase.view, working="changing the passphrase")
@@ -81,9 +111,29 @@ COMMANDS = (
         "add a way to unlock the vault",
         slot_add,
         lines=_add_lines,
-        arguments=(Argument("TYPE", "what the new slot opens with", choices=("passphrase",)),),
-        options=(LOG_N, *PROOF, *NEW),
-        example="avault slot add passphrase",
+        arguments=(
+            Argument("TYPE", "what the new slot opens with", choices=("passphrase", "phone")),
+            Argument(
+                BUNKER, "what the signer on the phone shows; without it, a QR code is shown", optional=True
+            ),
+        ),
+        options=(
+            LOG_N,
+            Option(
+                "relay",
+                "meet the phone on this relay; on those of the settings, if left out",
+                "URL",
+                many=True,
+            ),
+            Option("timeout", "seconds to find the phone, 180 if left out", "S"),
+            Option("yes", "do not ask whether the keys that answered are yours"),
+            *PROOF_OR_PHONE,
+            *NEW,
+        ),
+        example="avault slot add phone --relay wss://relay.example.org",
+        details="""
+A phone is any signer for Nostr that can be asked from afar (NIP-46), such as Amber. avaultd needs network = true in its
+settings for it. Each unlock then asks on the phone; what is asked for is one decryption.""",
     ),
     Command(
         "slot remove",
@@ -91,7 +141,7 @@ COMMANDS = (
         slot_remove,
         lines=_remove_lines,
         arguments=(Argument("ID", "id of the slot (see: avault slot list)"),),
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault slot remove passphrase-2",
     ),
     Command(
@@ -102,7 +152,7 @@ COMMANDS = (
         options=(
             Option("slot", "of this slot; of the one whose passphrase you give, if left out", "ID"),
             LOG_N,
-            *PROOF,
+            *PROOF_OR_PHONE,
             *NEW,
         ),
         example="avault slot change-passphrase",

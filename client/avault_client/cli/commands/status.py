@@ -43,6 +43,10 @@ def _rows(told: Result) -> Iterator[tuple[str, str]]:
         "record",
         some(record["number"], "line") + ("" if record["ok"] else ", NOT WORKING: nothing is served"),
     )
+    phone = told["phone"]
+    if phone["slots"]:
+        reach = "" if phone["network"] else ", NOT REACHABLE: set network = true in the settings"
+        yield "phones", f"{phone['slots']}, keys in {phone['where']}{reach}"
     if told["requests"]:
         yield "waiting", some(told["requests"], "request") + ": avault requests"
 

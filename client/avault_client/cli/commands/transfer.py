@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from avault_client.cli import envfile, values
-from avault_client.cli.grammar import FILE, PROOF, Command, Option, WrongUse
+from avault_client.cli.grammar import FILE, PROOF_OR_PHONE, Command, Option, WrongUse
 from avault_client.cli.hidden import Hidden, read_all
 from avault_client.cli.output import note, some
 from avault_protocol import BadRequestError, NotFoundError, TooLargeError, check_secret_name, is_secret_name
@@ -176,7 +176,7 @@ COMMANDS = (
             Option("only", "take these and no others", "NAME", many=True),
             Option("except", "leave these out", "NAME", many=True),
             Option("replace", "give names that are there already a new version, instead of refusing"),
-            *PROOF,
+            *PROOF_OR_PHONE,
         ),
         example="avault import --env-file .env --except LOG_LEVEL",
         details="""

@@ -28,6 +28,12 @@ def log_n(parsed: Parsed) -> dict[str, int]:
     return {} if number is None else {"log_n": number}
 
 
+def patience(parsed: Parsed) -> dict[str, int]:
+    """Return the parameter that ``--timeout`` gives to what waits for a phone."""
+    number = parsed.number("timeout")
+    return {} if number is None else {"timeout": number}
+
+
 def _begin(session: Session, parsed: Parsed) -> Result:
     """Start the daemon if that was asked for; return its status."""
     if parsed.flag("start"):
@@ -60,6 +66,8 @@ def unlock(session: Session, parsed: Parsed) -> Result:
     status = _begin(session, parsed)
     if status["state"] == UNLOCKED:
         return {"already": True, "slot": None, "vault": status["vault"]}
+    if parsed.flag("phone"):
+        return session.call("phone_unlock", patience(parsed), working="asking your phone")
     session.require("unlock")
     slot = parsed.optional("slot")
     with session.source.read("the vault") as passphrase:
@@ -112,9 +120,12 @@ bring it back.""",
             Option("timeout", "give up after so many seconds", "S"),
             START,
             *PROOF,
+            Option("phone", "ask every phone that is paired (see: avault slot add phone)"),
         ),
         example="avault unlock --start",
-        details="A vault that is unlocked already is fine, and no passphrase is asked for.",
+        details="""
+A vault that is unlocked already is fine, and no passphrase is asked for. A phone gets 180 seconds, if no --timeout
+says otherwise.""",
     ),
     Command(
         "lock",
