@@ -521,17 +521,17 @@ def test_descriptors_that_nobody_asked_for_are_closed(service: Service, start: S
     for _ in range(20):
         clerk.order("flood", request, 4, 5)
         assert [isinstance(clerk.hear(), dict) for _ in range(5)] == [True] * 5
-    assert service.descriptors() <= before
+    assert service.settles_at(before)
     for data, descriptors, times in (("94", 4, 30), (request, 253, 3), ("94", 253, 3)):
         clerk.connect(service.operator_socket)
         clerk.order("flood", data, descriptors, times)
-        assert service.descriptors() <= before + MAX_DESCRIPTORS
+        assert service.settles_at(before + MAX_DESCRIPTORS)
     clerk.connect(service.agent_socket)  # there nothing takes descriptors at all
     clerk.order("flood", pack_request(1, "hello", hello()).hex(), 253, 1)
     assert clerk.hear() == "unknown_agent"
     clerk.connect(service.operator_socket)
     assert isinstance(clerk.call("status"), dict)
-    assert service.descriptors() <= before
+    assert service.settles_at(before)
 
 
 def test_a_crowd_that_says_nothing_keeps_nobody_from_being_served(service: Service, start: Start) -> None:
@@ -539,7 +539,7 @@ def test_a_crowd_that_says_nothing_keeps_nobody_from_being_served(service: Servi
     before, memory = service.descriptors(), service.resident()
     crowd = start(STRANGER)
     assert crowd.order("gather", str(service.agent_socket), 2000)[0] == []
-    assert service.descriptors() <= before + 2 + limits.MAX_CONNECTIONS_PER_UID
+    assert service.settles_at(before + 2 + limits.MAX_CONNECTIONS_PER_UID)
     began = time.monotonic()
     assert agent.get() == TOKEN
     late = start(HERMES)

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,13 @@ class Service:
     def descriptors(self) -> int:
         """Count the daemon's descriptors, as root can."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
+
+    def settles_at(self, most: int) -> bool:
+        """Report whether the daemon comes down to *most* descriptors: what it has just received it may hold a moment."""
+        deadline = time.monotonic() + 10
+        while self.descriptors() > most and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.descriptors() <= most
 
     def resident(self) -> int:
         """Return the daemon's resident memory in bytes."""
