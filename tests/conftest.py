@@ -7,9 +7,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # A process of a user may lock 8 MiB by default, and one arena takes 4. Root, who may lock all, would not notice.
 MAX_LOCKED_BY_MODULES = 1024  # KiB
+
+
+# The same examples each time, however slow the machine is.
+settings.register_profile("avault", deadline=None, derandomize=True)
+settings.load_profile("avault")
 
 
 def pytest_configure() -> None:
