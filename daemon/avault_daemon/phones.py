@@ -11,7 +11,7 @@ Whatever waits for a phone holds keys in the arena. `Vault.lock` zeroes them: wh
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
@@ -135,7 +135,7 @@ class Phones:
         content = PhoneSlot.parse(self._vault.slot_content(slot))
         pairing = await self._load(slot)
         try:
-            async with self._remote(content, pairing, on_stage) as remote:
+            async with self._paired(content, pairing, on_stage) as remote:
                 request = remote.signer.nip44_decrypt(public or b"", content.payload)
                 with await remote.ask(request) as answer:
                     self._check_epoch(before)
@@ -207,7 +207,7 @@ class Phones:
         text = f"avault allow {self._host}: {action} "
         with await self._load(slot) as pairing, random_slot(self._arena) as challenge:
             payload = self._vault.encrypt_for(content.operator, text, challenge)
-            async with self._remote(content, pairing, on_stage) as remote:
+            async with self._paired(content, pairing, on_stage) as remote:
                 with await remote.ask(remote.signer.nip44_decrypt(public or b"", payload)) as answer:
                     self._check_epoch(before)
                     token = _only_token(answer)
@@ -272,7 +272,7 @@ class Phones:
 
     async def _try(self, slot: str, trial: PhoneSlot, pairing: Pairing, on_stage: OnStage) -> None:
         public = self._vault.public or b""
-        async with self._remote(trial, pairing, on_stage) as remote:
+        async with self._paired(trial, pairing, on_stage) as remote:
             with await remote.ask(remote.signer.nip44_decrypt(public, trial.payload)) as answer:
                 slots.open_key(
                     self._arena, public, slot, trial, _only_token(answer), pairing.peppers[0]
@@ -282,7 +282,7 @@ class Phones:
         """Drop the keys of the slot *slot*, which has been removed, having said goodbye to its signer if that is quick."""
         if self._enabled:
             with suppress(AvaultError), _in_time(GOODBYE), await self._load(slot) as pairing:
-                async with self._remote(PhoneSlot.parse(content), pairing, ignore) as remote:
+                async with self._paired(PhoneSlot.parse(content), pairing, ignore) as remote:
                     (await remote.ask(remote.signer.logout())).release()
         await trio.to_thread.run_sync(self._pairings.forget, slot)
 
@@ -318,18 +318,26 @@ class Phones:
         raise errors[0] if len(errors) == len(waiting) else RequestTimeoutError("no phone answered in time")
 
     @asynccontextmanager
-    async def _remote(self, phone: Phone, pairing: Pairing, on_stage: OnStage) -> AsyncGenerator[Remote]:
-        """Reach the signer of *phone*, which is known, by the key of *pairing*."""
+    async def _remote(
+        self, pairing: Pairing, public: bytes | None, relays: Sequence[str], on_stage: OnStage
+    ) -> AsyncGenerator[Remote]:
+        """Reach the signer *public*, or whoever proves to be it, by the key of *pairing*."""
         with self._arena.take(KEY) as copy:
             sodium.copy(copy.address, pairing.client.address, KEY)
             client = SecretKey.adopt(copy)
-        signer = Signer(self._arena, client, bytes.fromhex(phone.signer))
+        signer = Signer(self._arena, client, public)
         try:
-            async with open_remote(signer, phone.relays, on_stage=on_stage, network=self._network) as remote:
+            async with open_remote(signer, relays, on_stage=on_stage, network=self._network) as remote:
                 yield remote
         finally:
             signer.close()
             client.close()
+
+    def _paired(
+        self, phone: Phone, pairing: Pairing, on_stage: OnStage
+    ) -> AbstractAsyncContextManager[Remote]:
+        """Reach the signer of *phone*, which is known."""
+        return self._remote(pairing, bytes.fromhex(phone.signer), phone.relays, on_stage)
 
     @asynccontextmanager
     async def _new(
@@ -338,16 +346,8 @@ class Phones:
         """Reach a signer that is not paired yet, by a new key; the pairing is closed if the block raises."""
         pairing = Pairing.fresh(self._arena)
         try:
-            with self._arena.take(KEY) as copy:
-                sodium.copy(copy.address, pairing.client.address, KEY)
-                client = SecretKey.adopt(copy)
-            signer = Signer(self._arena, client, public)
-            try:
-                async with open_remote(signer, relays, on_stage=on_stage, network=self._network) as remote:
-                    yield remote, pairing
-            finally:
-                signer.close()
-                client.close()
+            async with self._remote(pairing, public, relays, on_stage) as remote:
+                yield remote, pairing
         except BaseException:
             pairing.close()
             raise

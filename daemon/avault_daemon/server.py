@@ -36,12 +36,13 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
     """Return a socket listening on *path* with *mode*.
 
-    `BusyError`: a live process listens there. `BadRequestError`: nobody can, for instance because the path is too long.
+    `BadRequestError`: nobody can, for instance because the path is too long. Whatever lies at *path* is removed: the
+    directory has been claimed (`Places.claim`), so no live daemon listens there.
     The socket gets its mode before it listens, so nobody connects while it is wider than asked for.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        path.unlink(missing_ok=True)  # a dead daemon's: who listens here has claimed the directory
+        path.unlink(missing_ok=True)
         sock.bind(str(path))
         path.chmod(mode)
         if group is not None:

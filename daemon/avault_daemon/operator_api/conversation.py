@@ -2,8 +2,8 @@
 
 Proof belongs to the connection and ends with it: there is no ticket that another process could use. It ends sooner
 when what was proven opens the vault no more: after a change of that passphrase by another connection, the removal of
-its slot, a rekey, a restore. What a phone allowed is one call of one method, and proves nothing else. Whatever needs proof is on record before it is done; if it then fails, that is on record
-too.
+its slot, a rekey, a restore. What a phone allowed is one call of one method, and proves nothing else. Whatever needs
+proof is on record before it is done; if it then fails, that is on record too.
 """
 
 from __future__ import annotations
