@@ -69,7 +69,14 @@ class Gate:
         try:
             return self._vault.open_value(name)
         except NotFoundError:
-            log.debug("%s/%s is granted %s, which does not exist", session.agent, session.plugin, name)
+            about = {
+                "avault_agent": session.agent,
+                "avault_plugin": session.plugin,
+                "avault_secret": name,
+            }
+            log.debug(
+                "%s/%s is granted %s, which does not exist", session.agent, session.plugin, name, extra=about
+            )
             raise NotGrantedError from None
 
     def allows(self, session: Session, name: str) -> bool:

@@ -20,7 +20,7 @@ import trio
 
 from avault_protocol import AvaultError, BusyError
 
-from . import __version__, places as place_rules, sodium
+from . import __version__, journal, places as place_rules, sodium
 from .anchor import Anchor
 from .arena import Arena
 from .audit import Record
@@ -57,8 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     _raise_descriptor_limit()
     status = 0
     try:
+        logging.basicConfig(handlers=[journal.handler(os.environ)])
         settings, places = place_rules.configure(os.environ, **vars(options))
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=settings.log_level.upper())
+        logging.getLogger().setLevel(settings.log_level.upper())
         places.make()
         places.claim()
         sodium.self_test()
@@ -90,9 +91,10 @@ def _report(error: BaseException) -> int:
     if isinstance(error, OSError):
         error = AvaultError(f"{error.filename or 'avaultd'}: {error.strerror or 'input/output error'}")
     assert isinstance(error, AvaultError)  # noqa: S101 - nothing else was caught
-    print(f"avaultd: error: {error.message}", file=sys.stderr)  # noqa: T201
+    level = "<3>" if journal.leads_to_journal(os.environ) else ""  # sd-daemon(3)
+    print(f"{level}avaultd: error: {error.message}", file=sys.stderr)  # noqa: T201
     if error.hint:
-        print(f"avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        print(f"{level}avaultd: hint: {error.hint}", file=sys.stderr)  # noqa: T201
     return error.exit_status
 
 

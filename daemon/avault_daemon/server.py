@@ -101,7 +101,7 @@ class Server:
                     places.agent_socket_of(name), places.modes.agent_socket, agent=name
                 )
             except (AvaultError, OSError) as error:
-                log.error("no socket for agent %s: %s", name, error)
+                log.error("no socket for agent %s: %s", name, error, extra={"avault_agent": name})
 
     def _on_event(self, event: str, detail: dict[str, object]) -> None:
         if event == "policy":

@@ -24,6 +24,7 @@ from avault_protocol import AuditFailedError, BusyError, LockedError, StorageFai
 
 from ..files import Files
 from .chain import Chain
+from .echo import echo
 from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, parse, to_wire
 from .refusals import Refusals
 from .segments import ASIDE, read_lines
@@ -175,6 +176,7 @@ class Record:
             self._lost += sum(entry.times or 1 for entry in entries if entry.decision != NOTE)
             raise
         self._lost = 0
+        echo(entries)
         self._written()
 
     def try_flush(self) -> None:
