@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import trio
@@ -29,6 +30,7 @@ from .bindings import Bindings
 from .core import Core
 from .gate import Gate
 from .nostr.relay import NETWORK, Network
+from .nostr.socks import through
 from .nostr.uris import safe_host
 from .pairings import FileStore, Pairings
 from .phones import Phones
@@ -135,7 +137,7 @@ def assemble(
         safe_host(socket.gethostname()),
         enabled=settings.network,
         plain_hosts=settings.plain_relays,
-        network=network,
+        network=replace(network, dial=through(settings.socks)) if settings.socks else network,
     )
     core = Core(
         settings=settings,

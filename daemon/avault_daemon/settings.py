@@ -8,15 +8,16 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
 from avault_protocol import BadRequestError, is_secret_name
 from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
 
-from .nostr.uris import MAX_RELAYS, check_relay
+from .nostr.uris import MAX_RELAYS, check_relay, parse_proxy
 
 _MAX_FILE = 64 * 1024
 _HOST = re.compile(r"[0-9a-z._:-]{1,253}")
@@ -36,6 +37,7 @@ class Settings:
     network: bool = False
     relays: tuple[str, ...] = ()
     plain_relays: tuple[str, ...] = ()
+    socks: str = ""
     ask_phone: Literal["at-start", "when-needed", "never"] = "when-needed"
 
 
@@ -47,7 +49,11 @@ class Texts:
     most: int
 
 
-RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Texts] = {
+class Text:
+    """Any text."""
+
+
+RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Text | Texts] = {
     "service": ("auto", "user", "system"),
     "memory": ("auto", "memfd_secret", "mlock"),
     "arena_mib": range(2, 65),  # a put alone may hold 1 MiB twice
@@ -58,9 +64,10 @@ RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Texts] = {
     "network": (False, True),
     "relays": Texts("a relay's address, wss://HOST[:PORT][/PATH]", MAX_RELAYS),
     "plain_relays": Texts("the name or the address of a host, in lower case", MAX_RELAYS),
+    "socks": Text(),
     "ask_phone": ("at-start", "when-needed", "never"),
 }
-"""Which values a key may have: one of some, a whole number of a range, or a list."""
+"""Which values a key may have: one of some, a whole number of a range, a text, or a list."""
 
 
 def load(path: Path, *, required: bool = False) -> Settings:
@@ -94,16 +101,25 @@ def parse(content: bytes, name: str) -> Settings:
     document.update((key, tuple(document[key])) for key in lists)
     settings = Settings(**document)
     _check_texts(name, "plain_relays", settings.plain_relays, lambda host: _HOST.fullmatch(host) is not None)
-    _check_texts(name, "relays", settings.relays, lambda url: _is_relay(url, settings.plain_relays))
+    _check_texts(
+        name, "relays", settings.relays, _passes(partial(check_relay, allow_plain=settings.plain_relays))
+    )
+    if settings.socks and not _passes(parse_proxy)(settings.socks):
+        raise BadRequestError(f"{name}: socks is no proxy's address, HOST:PORT")
     return settings
 
 
-def _is_relay(url: str, plain: Collection[str]) -> bool:
-    try:
-        check_relay(url, allow_plain=plain)
-    except BadRequestError:
-        return False
-    return True
+def _passes(check: Callable[[str], object]) -> Callable[[str], bool]:
+    """Return whether *check* raises nothing for a text, as a function of it."""
+
+    def good(text: str) -> bool:
+        try:
+            check(text)
+        except BadRequestError:
+            return False
+        return True
+
+    return good
 
 
 def _check_texts(name: str, key: str, texts: Sequence[str], good: Callable[[str], bool]) -> None:
@@ -123,6 +139,9 @@ def _check(name: str, key: str, value: object) -> None:
         if type(value) is not type(rule[0]) or value not in rule:
             known = ", ".join(str(one).lower() for one in rule)
             raise BadRequestError(f"{name}: {key} is {_describe(value)}, not one of {known}")
+    elif isinstance(rule, Text):
+        if type(value) is not str:
+            raise BadRequestError(f"{name}: {key} is {_describe(value)}, not a text")
     elif isinstance(rule, Texts):
         if not _is_texts(value, rule.most):
             raise BadRequestError(

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from avault_daemon import settings as module
 from avault_daemon.nostr.uris import MAX_RELAYS
-from avault_daemon.settings import RULES, Settings, Texts, load, parse
+from avault_daemon.settings import RULES, Settings, Text, Texts, load, parse
 from avault_protocol import BadRequestError
 
 EXAMPLE = Path(module.__file__).with_name("config.example.toml")
@@ -39,6 +39,8 @@ def test_every_key_has_a_rule_that_its_type_and_default_agree_with() -> None:
         match rule:
             case Texts():
                 assert (hint, field.default) == (tuple[str, ...], ())
+            case Text():
+                assert (hint, field.default) == (str, "")
             case range():
                 assert hint is int
                 assert field.default in rule
@@ -64,6 +66,8 @@ def test_the_example_explains_every_key_and_names_its_values() -> None:
         match rule:
             case Texts(most=most):
                 assert f"up to {most}" in explained, key
+            case Text():
+                assert 'such as "' in explained
             case range():
                 assert f"{rule.start} to {rule.stop - 1}" in explained
             case _:
@@ -97,6 +101,9 @@ def test_the_example_explains_every_key_and_names_its_values() -> None:
         ('plain_relays = ["Box.lan"]', "f.toml: plain_relays: entry 1 is not the name or", None),
         ('plain_relays = [""]', "f.toml: plain_relays: entry 1 is not the name or", None),
         ('plain_relays = ["ws://box.lan"]', "f.toml: plain_relays: entry 1 is not the name or", None),
+        ("socks = 9050", "f.toml: socks is 9050, not a text", None),
+        ('socks = "9050"', "f.toml: socks is no proxy's address, HOST:PORT", None),
+        ('socks = "socks5://127.0.0.1:9050"', "f.toml: socks is no proxy's address", None),
         ("log_n 18", "f.toml: not TOML: ", None),
         ('log_level = "\x00"', "f.toml: not TOML: ", None),
     ],
@@ -160,4 +167,10 @@ def test_any_content_is_settings_or_a_bad_request(content: bytes) -> None:
         return
     for key, value in asdict(chosen).items():
         rule = RULES[key]
-        assert len(value) <= rule.most if isinstance(rule, Texts) else value in rule
+        match rule:
+            case Text():
+                assert type(value) is str
+            case Texts():
+                assert len(value) <= rule.most
+            case _:
+                assert value in rule

@@ -47,12 +47,16 @@ def silent(request: dict[str, Any], result: str) -> dict[str, Any] | None:
 
 @dataclass
 class Telephone:
-    """One phone; *mood* may be changed at any time. *screen* is what it has shown: each decrypted text."""
+    """One phone; *mood* may be changed at any time. *screen* is what it has shown: each decrypted text.
+
+    *url*: of its relay, if it is not `URL`.
+    """
 
     arena: Arena
     relay: FaultRelay
     mood: Mood = yes
     secret: str = "s3cret"
+    url: str = ""
     screen: list[str] = field(default_factory=list[str])
     requests: list[str] = field(default_factory=list[str])
 
@@ -63,7 +67,7 @@ class Telephone:
 
     @property
     def bunker(self) -> str:
-        return f"bunker://{self.signer.public.hex()}?relay={URL}&secret={self.secret}"
+        return f"bunker://{self.signer.public.hex()}?relay={self.url or URL}&secret={self.secret}"
 
     def close(self) -> None:
         self.signer.close()

@@ -7,6 +7,7 @@ again. The proxies of the environment are not used, redirects not followed, mess
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -255,8 +256,10 @@ def explain(error: BaseException) -> str:
             return f"it is no relay: HTTP status {error.response.status_code}"
         case _ if error.__cause__ is not None:
             return explain(_worst(error.__cause__))
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()  # its own words may repeat the address
         case OSError(strerror=str(reason)):
-            return reason.lower()
+            return reason[:1].lower() + reason[1:]
         case _:
             return f"it speaks no WebSocket ({type(error).__name__})"
 

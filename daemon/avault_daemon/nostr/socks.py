@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from functools import partial
-from urllib.parse import urlsplit
+from ipaddress import ip_address
 
 import trio
 
-from avault_protocol import BadRequestError
-
-from .relay import Dial
+from .relay import Dial, explain
+from .uris import parse_proxy
 
 _REPLIES = (
     "done", "general failure", "forbidden by its rules", "network unreachable", "no such host, or unreachable",
     "connection refused", "connection timed out", "command not known", "kind of address not known",
 )  # fmt: skip
+_MAX_NAME = 255
 
 
 def through(proxy: str) -> Dial:
-    """Return what dials through *proxy*, ``socks5h://HOST:PORT``. BadRequestError if that is none."""
-    parts = urlsplit(proxy)
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if parts.scheme != "socks5h" or not host or not port or parts.path or "@" in parts.netloc:
-        raise BadRequestError(f"{proxy[:80]}: no proxy: socks5h://HOST:PORT is one")
-    return partial(_dial, host, port)
+    """Return what dials through *proxy*, ``HOST:PORT``, and never otherwise. BadRequestError if that is none.
+
+    OSErrors say that it is the proxy that cannot be reached, will not, or could not.
+    """
+    return partial(_dial, *parse_proxy(proxy))
 
 
 async def _dial(proxy: str, proxy_port: int, host: str, port: int) -> trio.abc.Stream:
-    stream = await trio.open_tcp_stream(proxy, proxy_port)
+    request = _request(host, port)
+    try:
+        stream = await trio.open_tcp_stream(proxy, proxy_port)
+    except OSError as error:
+        raise OSError(0, f"the proxy cannot be reached: {explain(error)}") from None
     try:
         await stream.send_all(b"\5\1\0")  # version 5, one method: no authentication
         if await _exactly(stream, 2) != b"\5\0":
             raise OSError(0, "the proxy speaks no SOCKS5 without a password")
-        await stream.send_all(_request(host, port))
+        await stream.send_all(request)
         await _take_reply(stream)
+    except trio.BrokenResourceError:
+        await trio.aclose_forcefully(stream)
+        raise OSError(0, "the proxy closed the connection") from None
     except BaseException:  # cancelled, too: half a handshake is of no use
         await trio.aclose_forcefully(stream)
         raise
@@ -44,8 +47,19 @@ async def _dial(proxy: str, proxy_port: int, host: str, port: int) -> trio.abc.S
 
 
 def _request(host: str, port: int) -> bytes:
-    name = host.encode("idna")
-    return b"\5\1\0\3" + bytes((len(name),)) + name + port.to_bytes(2, "big")
+    return b"\5\1\0" + _address(host) + port.to_bytes(2, "big")
+
+
+def _address(host: str) -> bytes:
+    """Return *host* as the proxy takes it; a name as it is, so that nobody but the proxy looks it up."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        name = host.encode("ascii")
+        if len(name) > _MAX_NAME:
+            raise OSError(0, "a name that is too long for a proxy") from None
+        return bytes((3, len(name))) + name
+    return bytes((1 if address.version == 4 else 4,)) + address.packed
 
 
 async def _take_reply(stream: trio.SocketStream) -> None:

@@ -1,4 +1,4 @@
-"""Addresses: of relays, and the two URIs by which NIP-46 pairs, ``bunker://`` and ``nostrconnect://``."""
+"""Addresses: of relays, of a proxy, and the two URIs by which NIP-46 pairs, ``bunker://`` and ``nostrconnect://``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MAX_URI = 4096
 MAX_SECRET = 256
 
 _KEY = re.compile("[0-9a-f]{64}")
+_PROXY = re.compile(r"[0-9A-Za-z._:\[\]-]{1,300}")
 _PRINTABLE = re.compile("[!-~]+")
 # Amber splits a nostrconnect URI at these after decoding it, and so at those inside of a value.
 _SPLITTING = re.compile("[?&=#%+]")
@@ -100,6 +101,17 @@ def check_relay(url: str, *, allow_plain: Collection[str] = ()) -> str:
             f"{url}: ws:// is for this machine only", hint="use wss://, or name the host in the settings"
         )
     return url
+
+
+def parse_proxy(address: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; an IPv6 address stands in brackets. BadRequestError if it is something else."""
+    try:
+        parts = urlsplit(f"//{address}")
+        if parts.hostname and parts.port and parts.netloc == address and _PROXY.fullmatch(address):
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise BadRequestError("not a proxy's address, HOST:PORT")
 
 
 def is_web_address(text: str) -> bool:
