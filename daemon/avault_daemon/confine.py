@@ -21,7 +21,7 @@ _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 3, 4, 38
 
 # Where the kernel, the C library and the interpreter look things up while the daemon runs.
 _SYSTEM = ("/proc", "/etc", "/usr", "/lib", "/lib64")
-# What /etc/resolv.conf leads to, and certificates that lie outside of /etc and /usr.
+# What /etc/resolv.conf leads to, and what links in /etc/ssl may lead to.
 _RESOLVER = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/var/lib/ca-certificates")
 
 
@@ -67,7 +67,7 @@ def confine(write: list[str], read: list[str], *, network: bool = False) -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise InternalError("PR_SET_NO_NEW_PRIVS had no effect")
-    readable = [*read, *_SYSTEM, *interpreter(), *(_RESOLVER if network else ())]
+    readable = [*read, *_SYSTEM, *interpreter(), *((*_RESOLVER, *certificates()) if network else ())]
     force: list[str] = []
     try:
         with contextlib.suppress(landlock.Unavailable):
@@ -82,6 +82,18 @@ def confine(write: list[str], read: list[str], *, network: bool = False) -> str:
             hint="what runs it (a container, SystemCallFilter=) must allow prctl, seccomp and landlock_*",
         ) from error
     return ", ".join(force) if len(force) > 1 else f"{force[0]} only" if force else "nothing"
+
+
+def certificates() -> list[str]:
+    """Return the directories of the authorities that TLS trusts: those of SSL_CERT_FILE and SSL_CERT_DIR, or OpenSSL's."""
+    import ssl
+
+    paths = ssl.get_default_verify_paths()
+    file = os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile
+    folders = os.environ.get(paths.openssl_capath_env) or paths.openssl_capath
+    found = {os.path.dirname(file), os.path.dirname(os.path.realpath(file))}
+    found.update(one for folder in folders.split(":") for one in (folder, os.path.realpath(folder)))
+    return sorted(found - {"", "/"})
 
 
 def interpreter() -> list[str]:

@@ -10,8 +10,8 @@ Whatever waits for a phone holds keys in the arena. `Vault.lock` zeroes them: wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
@@ -26,7 +26,6 @@ from avault_protocol import (
     DeniedError,
     LockedError,
     NotFoundError,
-    RequestTimeoutError,
 )
 
 from . import sodium
@@ -37,6 +36,7 @@ from .nostr.relay import NETWORK, Network, OnStage, ignore
 from .nostr.remote import Remote, open_remote
 from .nostr.uris import check_relay, check_relays, nostrconnect_uri, parse_bunker
 from .pairings import Pairing, Pairings, random_slot
+from .patience import GOODBYE, PATIENCE, Stages, in_time
 from .slots import phone as slots
 from .slots.phone import KEY, Phone, PhoneSlot
 
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 180.0
-"""Seconds that a person gets to find the phone; less makes people fail, as users of other signers report."""
-GOODBYE = 5.0
-"""Seconds that a signer gets to take note of the end of a pairing: a courtesy, nothing depends on it."""
 _SECRET = 16  # bytes of the secret in a nostrconnect URI
 
 
@@ -122,7 +118,8 @@ class Phones:
         `NotFoundError`: no phone slot; `DeniedError`: every phone said no; `RequestTimeoutError`; `LockedError`: it was
         locked meanwhile; `BadRequestError`: it was unlocked by something else meanwhile.
         """
-        opened = await self._first(lambda slot: self._open(slot, on_stage), patience, _Opened.close)
+        stages = Stages(on_stage)
+        opened = await self._first(lambda slot: self._open(slot, stages), stages, patience, _Opened.close)
         with opened.pairing:
             self._vault.unlock_with(opened.key, opened.slot)
             # The vault is open whatever happens to the renewal; cancelled, it would only be done the next time.
@@ -197,8 +194,9 @@ class Phones:
 
         Each phone is sent a fresh challenge, in words that no unlock uses, and has to say it back.
         """
+        stages = Stages(on_stage)
         return await self._first(
-            lambda slot: self._allow(slot, action, on_stage), patience, lambda slot: None
+            lambda slot: self._allow(slot, action, stages), stages, patience, lambda slot: None
         )
 
     async def _allow(self, slot: str, action: str, on_stage: OnStage) -> str:
@@ -222,8 +220,8 @@ class Phones:
         """Pair with the signer that a ``bunker://`` URI names."""
         self._check_network()
         bunker = parse_bunker(uri, allow_plain=self._plain_hosts)
-        with _in_time(patience):
-            async with self._new(bunker.signer, bunker.relays, on_stage) as (remote, pairing):
+        with in_time(patience, on_stage) as stages:
+            async with self._new(bunker.signer, bunker.relays, stages) as (remote, pairing):
                 with await remote.ask(remote.signer.connect(bunker.secret, self._host)):
                     return await self._meet(remote, bunker.relays, pairing)
 
@@ -234,8 +232,8 @@ class Phones:
         self._check_network()
         urls = check_relays([check_relay(url, allow_plain=self._plain_hosts) for url in relays])
         secret = sodium.random(_SECRET).hex()
-        with _in_time(patience):
-            async with self._new(None, urls, on_stage) as (remote, pairing):
+        with in_time(patience, on_stage) as stages:
+            async with self._new(None, urls, stages) as (remote, pairing):
                 request = remote.signer.pairing(secret)
                 on_stage("scan", "", nostrconnect_uri(remote.signer.client.public, urls, secret, self._host))
                 with await remote.ask(request):
@@ -255,8 +253,8 @@ class Phones:
             slot, trial = self._vault.draft_slot(
                 "phone", lambda slot, key: self._make(slot, key, candidate.phone, token, pairing)
             )
-            with _in_time(patience):
-                await self._try(slot, PhoneSlot.parse(trial), pairing, on_stage)
+            with in_time(patience, on_stage) as stages:
+                await self._try(slot, PhoneSlot.parse(trial), pairing, stages)
             sodium.random_into(token.address, KEY)  # the one before was on the screen
             await self._save(slot, pairing)
             try:
@@ -281,7 +279,7 @@ class Phones:
     async def forget(self, slot: str, content: str) -> None:
         """Drop the keys of the slot *slot*, which has been removed, having said goodbye to its signer if that is quick."""
         if self._enabled:
-            with suppress(AvaultError), _in_time(GOODBYE), await self._load(slot) as pairing:
+            with suppress(AvaultError), in_time(GOODBYE), await self._load(slot) as pairing:
                 async with self._paired(PhoneSlot.parse(content), pairing, ignore) as remote:
                     (await remote.ask(remote.signer.logout())).release()
         await trio.to_thread.run_sync(self._pairings.forget, slot)
@@ -289,7 +287,11 @@ class Phones:
     # --- what they share ----------------------------------------------------------------------------------------
 
     async def _first(
-        self, ask: Callable[[str], Awaitable[T]], patience: float, discard: Callable[[T], None]
+        self,
+        ask: Callable[[str], Awaitable[T]],
+        stages: Stages,
+        patience: float,
+        discard: Callable[[T], None],
     ) -> T:
         """Ask with every phone slot at once; return what the first good answer gave, and drop the others."""
         self._check_network()
@@ -315,7 +317,7 @@ class Phones:
                     nursery.start_soon(one, slot, nursery.cancel_scope)
         if found:
             return found[0]
-        raise errors[0] if len(errors) == len(waiting) else RequestTimeoutError("no phone answered in time")
+        raise errors[0] if len(errors) == len(waiting) else stages.in_vain()
 
     @asynccontextmanager
     async def _remote(
@@ -368,16 +370,6 @@ class Phones:
     def _check_epoch(self, before: int) -> None:
         if self._vault.epoch != before:
             raise LockedError("the vault was locked meanwhile")
-
-
-@contextmanager
-def _in_time(patience: float) -> Generator[None]:
-    """Raise `RequestTimeoutError` if the block is not done within *patience* seconds."""
-    try:
-        with trio.fail_after(patience):
-            yield
-    except trio.TooSlowError:
-        raise RequestTimeoutError("the phone did not answer in time") from None
 
 
 def _only_token(answer: Answer) -> Slot:

@@ -205,7 +205,7 @@ async def test_without_the_proxy_nothing_is_reached(tmp_path: Path, fault: str) 
         if fault == "stopped":
             proxy.address = f"127.0.0.1:{free_port()}"
         async with paired_by(proxy, tmp_path, "ws://relay.onion") as (operator, phone):
-            with pytest.raises(RequestTimeoutError):
+            with pytest.raises(RequestTimeoutError, match=f"ws://relay.onion: .*{words[fault]}"):
                 await operator.call("phone_pair", {"bunker": phone.bunker, "timeout": 1})
             lost = [note.params for note in operator.notifications if note.params.get("stage") == "lost"]
             assert words[fault] in str(lost[0]["text"])

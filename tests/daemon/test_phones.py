@@ -15,7 +15,8 @@ import trio.testing
 from avault_daemon.arena import Arena
 from avault_daemon.nostr.relay import Network
 from avault_daemon.pairings import FileStore, Pairings
-from avault_daemon.phones import GOODBYE, PATIENCE, Candidate, Phones
+from avault_daemon.patience import GOODBYE, PATIENCE
+from avault_daemon.phones import Candidate, Phones
 from avault_daemon.slots.phone import PhoneSlot
 from avault_daemon.vault import Vault
 from avault_protocol import (
@@ -156,8 +157,10 @@ async def test_a_candidate_that_nobody_confirms_is_forgotten(
 async def test_pairing_has_its_time(autojump_clock: trio.testing.MockClock, desk: Desk) -> None:
     desk.phone.mood = silent
     before = trio.current_time()
-    with pytest.raises(RequestTimeoutError):
+    with pytest.raises(RequestTimeoutError) as waited:
         await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+    assert waited.value.message == "the phone did not answer in time"  # the relay is in order
+    assert "online" in (waited.value.hint or "")
     assert trio.current_time() - before == pytest.approx(PATIENCE, abs=1)
     with pytest.raises(RequestTimeoutError):
         await desk.phones.pair_nostrconnect([URL], desk.on_stage, patience=10)
@@ -223,10 +226,20 @@ async def test_no_is_no_and_silence_is_no(autojump_clock: trio.testing.MockClock
         await desk.unlock()
     desk.phone.mood = silent
     before = trio.current_time()
-    with pytest.raises(RequestTimeoutError):
+    with pytest.raises(RequestTimeoutError, match=r"in time$"):
         await desk.unlock()
     assert trio.current_time() - before == pytest.approx(PATIENCE, abs=1)
     assert desk.vault.state == LOCKED
+
+
+async def test_what_the_relay_has_to_do_with_it_is_said(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    await desk.pair()
+    desk.vault.lock()
+    desk.relay.refuse = True
+    with pytest.raises(RequestTimeoutError, match=f"did not answer in time; {URL}: connection refused"):
+        await desk.unlock()
 
 
 @pytest.mark.parametrize(

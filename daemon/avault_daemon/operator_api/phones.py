@@ -11,7 +11,7 @@ from avault_protocol import METHODS, UNLOCKED, AvaultError, BadRequestError
 
 from ..conversation import Answer
 from ..nostr.relay import OnStage
-from ..phones import PATIENCE
+from ..patience import PATIENCE
 from .slots import note, refuse_debugger, vault_key
 from .turn import Handler, Turn
 

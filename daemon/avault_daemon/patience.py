@@ -1,0 +1,56 @@
+"""How long a phone is waited for, and what to say when it was in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import trio
+
+from avault_protocol import RequestTimeoutError
+
+from .nostr.relay import OnStage, ignore
+
+PATIENCE = 180.0
+"""Seconds that a person gets to find the phone; less makes people fail, as users of other signers report."""
+GOODBYE = 5.0
+"""Seconds that a signer gets to take note of the end of a pairing: a courtesy, nothing depends on it."""
+
+
+class Stages:
+    """Passes stages on, and remembers which relays are in trouble: not every operator sees the stages."""
+
+    def __init__(self, on_stage: OnStage) -> None:
+        self._on_stage = on_stage
+        self._troubles: dict[str, str] = {}  # URL -> what is wrong with it now
+
+    def __call__(self, stage: str, url: str, text: str) -> None:
+        """Take a stage; an `OnStage`."""
+        if stage in ("lost", "hopeless", "refused"):
+            self._troubles[url] = text
+        elif stage in ("connected", "accepted"):
+            self._troubles.pop(url, None)
+        self._on_stage(stage, url, text)
+
+    def in_vain(self) -> RequestTimeoutError:
+        """Return what to tell an operator whose phone did not answer."""
+        words = "; ".join(f"{url}: {text}" for url, text in self._troubles.items())
+        if words:
+            return RequestTimeoutError(f"the phone did not answer in time; {words}")
+        return RequestTimeoutError(
+            "the phone did not answer in time", hint="is the signer's app open, and online?"
+        )
+
+
+@contextmanager
+def in_time(patience: float, on_stage: OnStage = ignore) -> Generator[OnStage]:
+    """Raise `RequestTimeoutError` if the block is not done within *patience* seconds.
+
+    The stages go to what the block is given, and from there to *on_stage*.
+    """
+    stages = Stages(on_stage)
+    try:
+        with trio.fail_after(patience):
+            yield stages
+    except trio.TooSlowError:
+        raise stages.in_vain() from None
