@@ -110,6 +110,11 @@ class Phones:
         """Return the ids of the phone slots."""
         return [slot.id for slot in self._vault.slots() if slot.type == slots.TYPE]
 
+    def relays(self) -> list[str]:
+        """Return the relays of all phone slots, each once."""
+        phones = (PhoneSlot.parse(self._vault.slot_content(slot)) for slot in self.slots())
+        return list(dict.fromkeys(url for phone in phones for url in phone.relays))
+
     # --- unlocking ----------------------------------------------------------------------------------------------
 
     async def unlock(self, on_stage: OnStage, *, patience: float = PATIENCE) -> str:

@@ -43,7 +43,7 @@ STATUS: dict[str, Any] = {
     "agents": 2,
     "requests": 0,
     "record": {"number": 1, "ok": True},
-    "phone": {"where": "/state/pairing.json", "network": True, "slots": 0},
+    "phone": {"where": "/state/pairing.json", "network": True, "proxy": None, "slots": 0, "relays": []},
     "warnings": [],
 }
 

@@ -87,7 +87,13 @@ async def test_pairing_shows_who_answered_and_status_where_its_keys_are(room: Ro
     keys = room.phone.signer.public.hex(), room.phone.operator.public.hex()
     assert (found["signer"], found["operator"], found["relays"]) == (*keys, [URL])
     phone = (await room.operator.call("status"))["phone"]
-    assert phone == {"where": str(tmp_path / "state" / "pairing.json"), "network": True, "slots": 1}
+    assert phone == {
+        "where": str(tmp_path / "state" / "pairing.json"),
+        "network": True,
+        "proxy": None,
+        "slots": 1,
+        "relays": [URL],
+    }
     slots = (await room.operator.call("slots"))["slots"]
     assert [(slot["id"], slot["type"]) for slot in slots] == [
         ("passphrase", "passphrase"),

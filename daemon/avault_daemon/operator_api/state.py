@@ -54,7 +54,9 @@ async def status(turn: Turn) -> Answer:
             "phone": {
                 "where": core.phones.where,
                 "network": core.settings.network,
+                "proxy": core.settings.socks or None,
                 "slots": len(core.phones.slots()) if there else 0,
+                "relays": core.phones.relays() if there else [],
             },
             "warnings": [
                 *vault.warnings,

@@ -15,6 +15,7 @@ MODULES: dict[str, str] = {
     "unlock": "vault",
     "lock": "vault",
     "status": "status",
+    "doctor": "doctor",
     "shell": "shell",
     "set": "secrets",
     "get": "secrets",
