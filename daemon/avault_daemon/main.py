@@ -154,7 +154,7 @@ def assemble(
         bell=Bell(vault, phones, record, settings.ask_phone),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
-    vault.listeners += [core.follow_vault, core.bell.follow_vault]
+    vault.listeners += [core.follow_vault, core.bell.follow_vault, phones.follow_vault]
     return core
 
 

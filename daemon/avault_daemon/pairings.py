@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -132,6 +133,7 @@ class Pairings:
     def __init__(self, arena: Arena, store: Store) -> None:
         self._arena = arena
         self._store = store
+        self._changing = threading.Lock()  # from reading to writing: one renewal must not undo another
 
     @property
     def where(self) -> str:
@@ -154,25 +156,33 @@ class Pairings:
 
     def save(self, slot: str, pairing: Pairing) -> None:
         """Store the pairing of *slot*, in place of the one before."""
-        pairings = self._read()
-        replaced = pairings.pop(slot, None)
-        try:
-            self._write({**pairings, slot: pairing})
-        finally:
-            for other in (*pairings.values(), *([replaced] if replaced else [])):
-                other.close()
+        with self._changing:
+            pairings = self._read()
+            replaced = pairings.pop(slot, None)
+            try:
+                self._write({**pairings, slot: pairing})
+            finally:
+                for other in (*pairings.values(), *([replaced] if replaced else [])):
+                    other.close()
 
     def forget(self, slot: str) -> None:
         """Remove the pairing of *slot*, if there is one."""
-        pairings = self._read()
-        gone = pairings.pop(slot, None)
-        try:
-            if gone is not None:
-                gone.close()
-                self._write(pairings)
-        finally:
-            for other in pairings.values():
-                other.close()
+        self._keep(lambda other: other != slot)
+
+    def keep(self, slots: Collection[str]) -> None:
+        """Remove the pairings of all slots but *slots*."""
+        self._keep(lambda other: other in slots)
+
+    def _keep(self, wanted: Callable[[str], bool]) -> None:
+        with self._changing:
+            pairings = self._read()
+            try:
+                kept = {slot: pairing for slot, pairing in pairings.items() if wanted(slot)}
+                if kept.keys() != pairings.keys():
+                    self._write(kept)
+            finally:
+                for pairing in pairings.values():
+                    pairing.close()
 
     def _read(self) -> dict[str, Pairing]:
         document = self._store.read(self._arena)

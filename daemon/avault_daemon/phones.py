@@ -10,6 +10,7 @@ Whatever waits for a phone holds keys in the arena. `Vault.lock` zeroes them: wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .vault import Vault
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _SECRET = 16  # bytes of the secret in a nostrconnect URI
 
@@ -95,6 +97,13 @@ class Phones:
         self._enabled = enabled
         self._plain_hosts = plain_hosts
         self._network = network
+        self._asking = set[trio.CancelScope]()  # what asks for an unlock
+
+    def follow_vault(self, event: str, detail: dict[str, object]) -> None:
+        """Withdraw what asks for an unlock once there was one; a listener of the vault."""
+        if event == "unlocked":
+            for asking in self._asking:
+                asking.cancel()
 
     @property
     def where(self) -> str:
@@ -123,13 +132,23 @@ class Phones:
         `NotFoundError`: no phone slot; `DeniedError`: every phone said no; `RequestTimeoutError`; `LockedError`: it was
         locked meanwhile; `BadRequestError`: it was unlocked by something else meanwhile.
         """
-        stages = Stages(on_stage)
-        opened = await self._first(lambda slot: self._open(slot, stages), stages, patience, _Opened.close)
+        opened = await self._asked(Stages(on_stage), patience)
         with opened.pairing:
             self._vault.unlock_with(opened.key, opened.slot)
             # The vault is open whatever happens to the renewal; cancelled, it would only be done the next time.
             await self._renew(opened)
         return opened.slot
+
+    async def _asked(self, stages: Stages, patience: float) -> _Opened:
+        with trio.CancelScope() as asking:
+            self._asking.add(asking)
+            try:
+                return await self._first(
+                    lambda slot: self._open(slot, stages), stages, patience, _Opened.close
+                )
+            finally:
+                self._asking.discard(asking)
+        raise BadRequestError("the vault was unlocked otherwise meanwhile")
 
     async def _open(self, slot: str, on_stage: OnStage) -> _Opened:
         """Ask one phone for its token, and open the slot with it."""
@@ -289,6 +308,14 @@ class Phones:
                     (await remote.ask(remote.signer.logout())).release()
         await trio.to_thread.run_sync(self._pairings.forget, slot)
 
+    async def prune(self) -> None:
+        """Drop the keys of slots that are no more; never raises, since whatever removed them is done."""
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._pairings.keep, self.slots())
+        except AvaultError as error:
+            log.warning("keys of phones that are gone stay in %s: %s", self.where, error.message)
+
     # --- what they share ----------------------------------------------------------------------------------------
 
     async def _first(
@@ -316,10 +343,15 @@ class Phones:
                 found.append(answer)
                 scope.cancel()
 
-        with trio.move_on_after(patience):
-            async with trio.open_nursery() as nursery:
-                for slot in waiting:
-                    nursery.start_soon(one, slot, nursery.cancel_scope)
+        try:
+            with trio.move_on_after(patience):
+                async with trio.open_nursery() as nursery:
+                    for slot in waiting:
+                        nursery.start_soon(one, slot, nursery.cancel_scope)
+        except BaseException:  # cancelled, most likely
+            for answer in found:
+                discard(answer)
+            raise
         if found:
             return found[0]
         raise errors[0] if len(errors) == len(waiting) else stages.in_vain()

@@ -134,8 +134,8 @@ class ProofRequiredError(AvaultError):
 
     code = "proof_required"
     exit_status = 7
-    default_message = "this needs your passphrase"
-    default_hint = "use --passphrase-fd or --passphrase-file, or run it on a terminal"
+    default_message = "this needs your passphrase, or your phone"
+    default_hint = "use --passphrase-fd, --passphrase-file or --phone, or run it on a terminal"
 
 
 class WrongPassphraseError(AvaultError):

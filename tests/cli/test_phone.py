@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import given, strategies as st
 
 from avault_client import cli
 from avault_client.cli import phone
+from avault_client.cli.commands import shell
 from avault_client.cli.grammar import WrongUse
 from avault_client.cli.session import Session
 from avault_daemon.nostr.bech32 import encode
-from avault_protocol import BadRequestError, DeniedError
+from avault_protocol import BadRequestError, DeniedError, ProofRequiredError
 from support.operator import Operator
 
 SIGNER = "3bf0c63fcb93463407af97a5e5ee64fa883d107ef9e558472c4eb9aaaefa459d"
@@ -164,6 +167,44 @@ def test_unlock_by_phone(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(operator, "unlock", "--phone", "--timeout", "60") == 0
     assert operator.calls[-1] == ("phone_unlock", {"timeout": 60}, None)
     assert capsys.readouterr() == ("unlocked\n", "")
+
+
+def test_a_copy_is_restored_by_phone(tmp_path: Path) -> None:
+    """The phone is asked only if the daemon wants proof, and for this one thing."""
+    for name in ("copy", "pass"):
+        (tmp_path / name).write_text("a passphrase\n")
+    tries: list[object] = []
+
+    def restore(params: object) -> dict[str, Any]:
+        tries.append(params)
+        if len(tries) == 1:
+            raise ProofRequiredError
+        return {"vault": "ab"}
+
+    operator = Operator(status=UNLOCKED, restore_vault=restore)
+    words = (
+        "restore-vault",
+        str(tmp_path / "copy"),
+        "--copy-passphrase-file",
+        str(tmp_path / "pass"),
+        "--phone",
+    )
+    assert run(operator, *words) == 0
+    assert operator.methods == ["status", "restore_vault", "phone_prove", "restore_vault"]
+    assert operator.calls[2][1] == {"action": "restore_vault"}
+
+
+def test_a_shell_asks_the_phone_for_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.write(write, b"rm A\nlist\nrm B\n")
+    os.close(write)
+    monkeypatch.setattr(shell, "STDIN", read)
+    operator = Operator(status=UNLOCKED, list={"secrets": [], "more": False})
+    try:
+        assert run(operator, "shell", "--phone") == 0
+    finally:
+        os.close(read)
+    assert operator.methods == ["status", "phone_prove", "rm", "list", "status", "phone_prove", "rm"]
 
 
 # --- pairing ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from avault_daemon.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
-from avault_daemon.nostr.nip46 import GRACE, KIND, MAX_ERROR, REPEAT, Answer, Request, Signer
+from avault_daemon.nostr.nip46 import GRACE, KIND, MAX_ERROR, REPEAT, REPEAT_SOON, Answer, Request, Signer
 from avault_protocol import DeniedError, LockedError
 from support.clock import Clock
 from support.signers import NOW, FakeSigner
@@ -97,12 +97,17 @@ def test_an_id_is_16_random_bytes_and_stays() -> None:
 
 
 def test_when_it_is_sent_again(signer: Signer) -> None:
-    request = signer.ping()
-    assert request.is_due(0.0)
-    request.sent(0.0)
-    assert request.next_at() == REPEAT
-    assert not request.is_due(REPEAT - 0.01)
-    assert request.is_due(REPEAT)
+    """What nobody is asked about may be repeated sooner."""
+    soon = [signer.ping(), signer.get_public_key(), signer.connect(None, "h"), signer.logout()]
+    for request, repeat in (
+        *((one, REPEAT_SOON) for one in soon),
+        (signer.nip44_decrypt(PHONE.public, "x"), REPEAT),
+    ):
+        assert request.is_due(0.0)
+        request.sent(0.0)
+        assert request.next_at() == repeat
+        assert not request.is_due(repeat - 0.01)
+        assert request.is_due(repeat)
 
 
 def test_nothing_is_asked_of_an_unknown_signer(unproven: Signer) -> None:

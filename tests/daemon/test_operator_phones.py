@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -300,6 +301,78 @@ async def test_a_phone_opens_the_vault_after_it_got_another_key(room: Room) -> N
     await room.operator.call("lock")
     await room.operator.call("phone_unlock")
     assert (await room.operator.call("status"))["state"] == "unlocked"
+
+
+def pairings_of(room: Room) -> list[str]:
+    path = room.house.core.places.state_dir / "pairing.json"
+    return list(json.loads(path.read_text()))
+
+
+async def test_a_phone_that_a_rekey_drops_is_forgotten(room: Room) -> None:
+    await room.pair()
+    assert pairings_of(room) == ["phone", "phone-2"]
+    path = room.house.core.places.state_dir / "pairing.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({"phone-3": content.pop("phone"), **content}, separators=(",", ":")))
+    done = await room.operator.call("rekey", {"log_n": LOG_N}, OTHER)
+    assert done["dropped"] == ["phone"]
+    assert pairings_of(room) == ["phone-2"]
+
+
+async def test_phones_of_a_vault_that_is_replaced_are_forgotten(room: Room, tmp_path: Path) -> None:
+    with (tmp_path / "copy").open("w+b") as copy:
+        await room.operator.call("export", {"log_n": LOG_N}, OTHER, (copy.fileno(),))
+        copy.seek(0)
+        await room.operator.call("restore_vault", {}, OTHER, (copy.fileno(),))
+    assert pairings_of(room) == []
+    assert (await room.operator.call("status"))["phone"]["slots"] == 0
+
+
+async def test_what_cannot_be_forgotten_spoils_no_restore(
+    room: Room, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = room.house.core.places.state_dir / "pairing.json"
+    path.write_text("rubbish")
+    with (tmp_path / "copy").open("w+b") as copy:
+        await room.operator.call("export", {"log_n": LOG_N}, OTHER, (copy.fileno(),))
+        copy.seek(0)
+        assert "vault" in await room.operator.call("restore_vault", {}, OTHER, (copy.fileno(),))
+    assert f"stay in {path}" in caplog.text
+
+
+async def test_a_phone_allows_a_restore(room: Room, tmp_path: Path) -> None:
+    peer = await room.stranger()
+    with (tmp_path / "copy").open("w+b") as copy:
+        await room.operator.call("export", {"log_n": LOG_N}, OTHER, (copy.fileno(),))
+        for action in ("export", "restore_vault"):
+            await peer.call("phone_prove", {"action": action})
+            assert f": {action} " in room.phone.screen[-1]
+            copy.seek(0)
+            if action == "export":
+                with pytest.raises(ProofRequiredError):
+                    await peer.call("restore_vault", {}, OTHER, (copy.fileno(),))
+            else:
+                assert "vault" in await peer.call("restore_vault", {}, OTHER, (copy.fileno(),))
+
+
+async def test_a_request_is_withdrawn_once_the_vault_is_unlocked_otherwise(room: Room) -> None:
+    """The operator's, and one that an agent caused: the relay's connection is closed, nobody is waited for."""
+    grant = {"agent": "cobot", "plugin": "telegram", "secrets": ["TOKEN"], "uids": [os.getuid()]}
+    await room.operator.call("grant", grant)
+    agent, peer = await room.house.agent(), await room.stranger()
+    await room.operator.call("lock")
+    room.phone.mood = silent
+    await peer.ask("phone_unlock")
+    await agent.ask("get_secret", {"name": "TOKEN", "wait": 60})
+    await room.relay.until(lambda: len(room.relay.sessions) == 2)
+    await room.operator.call("unlock", {}, PASSPHRASE)
+    assert (await agent.answer())[1] == b"one"
+    error = (await peer.answer())[0].error
+    assert isinstance(error, BadRequestError)
+    assert "unlocked otherwise" in error.message
+    await until(lambda: not room.relay.sessions)
+    entries = (await room.operator.call("audit"))["entries"]
+    assert [e for e in entries if e["action"] == "phone_ask" and "unlocked otherwise" in (e["reason"] or "")]
 
 
 async def test_one_request_for_all_agents_that_wait(room: Room) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,34 @@ def test_saving_again_replaces_and_forgetting_removes(arena: Arena, path: Path) 
     assert path.read_text() == "{}"
     with pytest.raises(NotFoundError):
         pairings.load("phone")
+
+
+def test_only_those_that_are_named_are_kept(arena: Arena, path: Path) -> None:
+    pairings = Pairings(arena, FileStore(path))
+    for slot in ("phone", "phone-2", "phone-3"):
+        with Pairing.fresh(arena) as made:
+            pairings.save(slot, made)
+    before = path.stat().st_ino
+    pairings.keep(["phone", "phone-2", "phone-3", "phone-4"])
+    assert path.stat().st_ino == before, "nothing was to be written"
+    pairings.keep(["phone-2", "passphrase"])
+    assert list(json.loads(path.read_text())) == ["phone-2"]
+    pairings.keep([])
+    assert path.read_text() == "{}"
+
+
+def test_changes_at_the_same_time_undo_nothing(arena: Arena, path: Path) -> None:
+    pairings = Pairings(arena, FileStore(path))
+    slots = [f"phone-{number}" for number in range(8)]
+
+    def save(slot: str) -> None:
+        with Pairing.fresh(arena) as made:
+            pairings.save(slot, made)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(save, slots))
+        list(threads.map(pairings.forget, slots[::2]))
+    assert sorted(json.loads(path.read_text())) == slots[1::2]
 
 
 def test_without_a_file_there_is_no_pairing(arena: Arena, path: Path) -> None:

@@ -104,9 +104,9 @@ def run(words: Sequence[str], session: Session) -> int:
         print(command.help(), end="")
         return 0
     source = Source.given(parsed)
-    session.phone = parsed.flag("phone")
-    if session.phone and not source.asks:
+    if parsed.flag("phone") and not source.asks:
         raise WrongUse("--phone stands in place of a passphrase")
+    session.phone = parsed.flag("phone") or (session.always_phone and source.asks)
     if not source.asks:
         session.source = source
     outcome = command.run(session, parsed)

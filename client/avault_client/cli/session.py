@@ -27,6 +27,7 @@ class Session:
         self._connection: OperatorConnection | None = None
         self.proven = False
         self.phone = False
+        self.always_phone = False  # in a shell
         self._allowed: str | None = None
         self.source = Source()
         self.line_of_input: Callable[[str], Hidden] | None = None
@@ -102,14 +103,14 @@ class Session:
         if not METHODS[method].proof or self.proven or self._allowed == method:
             return
         self.require(method)
+        self.prove_now(method)
+
+    def prove_now(self, method: str) -> None:
+        """Have a phone allow *method*, or ask for the vault's passphrase and prove this connection with it."""
         if self.phone:
             self.call("phone_prove", {"action": method}, working="asking your phone")
             self._allowed = method
-        else:
-            self.prove_now()
-
-    def prove_now(self) -> None:
-        """Ask for the vault's passphrase and prove this connection with it."""
+            return
         with self.source.read("the vault") as passphrase:
             self.call("prove", value=passphrase.view, working="checking the passphrase")
         self.proven = True

@@ -30,7 +30,9 @@ KIND = 24133
 GRACE = 3.0
 """Seconds until an error is believed: of several signers under one key the wrong one may be the first to answer."""
 REPEAT = 15.0
-"""Seconds until a request is sent again: no relay keeps it for a phone that was away."""
+"""Seconds until a decryption is asked for again: no relay keeps it for a phone that was away."""
+REPEAT_SOON = 5.0
+"""The same, for what nobody is asked about on the phone: a repetition is no second question there."""
 SKEW = 120
 """Seconds that the clocks may differ; signers ignore what is off by more than some minutes."""
 MAX_ERROR = 200
@@ -97,12 +99,13 @@ class Request:
         accepts: Callable[[str], bool],
         *,
         secret: bool = False,
+        repeat: float = REPEAT_SOON,
     ) -> None:
         self.id = number
         self.method = method
         self.params = params
         self.secret = secret
-        self.repeat = REPEAT  # seconds until it is sent again
+        self.repeat = repeat  # seconds until it is sent again
         self.answer: Answer | None = None
         self.auth_url: str | None = None  # where the signer wants the operator to go first
         self._accepts = accepts
@@ -197,7 +200,7 @@ class Signer:
 
     def nip44_decrypt(self, peer: bytes, payload: str) -> Request:
         """Ask to decrypt what *peer* (32 bytes) encrypted for the operator, or the operator for it."""
-        return self._request("nip44_decrypt", (peer.hex(), payload), bool, secret=True)
+        return self._request("nip44_decrypt", (peer.hex(), payload), bool, secret=True, repeat=REPEAT)
 
     def ping(self) -> Request:
         """Ask for a sign of life."""
@@ -208,10 +211,17 @@ class Signer:
         return self._request("logout", (), bool)
 
     def _request(
-        self, method: str, params: tuple[str, ...], accepts: Callable[[str], bool], *, secret: bool = False
+        self,
+        method: str,
+        params: tuple[str, ...],
+        accepts: Callable[[str], bool],
+        *,
+        secret: bool = False,
+        repeat: float = REPEAT_SOON,
     ) -> Request:
         self._known()
-        request = Request(self._chance(16).hex(), method, params, accepts, secret=secret)
+        number = self._chance(16).hex()
+        request = Request(number, method, params, accepts, secret=secret, repeat=repeat)
         self._open.append(request)
         return request
 

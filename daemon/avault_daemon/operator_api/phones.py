@@ -17,6 +17,8 @@ from .turn import Handler, Turn
 
 ADDRESSES = ("scan", "auth_url")
 """Stages whose text is an address for the operator."""
+CHECKED_THERE = ("restore_vault",)
+"""What needs proof sometimes, as its handler knows."""
 BY_PASSPHRASE = ("rekey",)
 """What a phone cannot allow: the passphrase that proves it is the one of the slot that stays."""
 
@@ -67,7 +69,7 @@ async def phone_unlock(turn: Turn) -> Answer:
 async def phone_prove(turn: Turn) -> Answer:
     """Let a phone allow one call of one method on this connection."""
     phones, action = turn.core.phones, turn.params["action"]
-    if action not in METHODS or not METHODS[action].proof:
+    if action not in METHODS or not (METHODS[action].proof or action in CHECKED_THERE):
         raise BadRequestError("phone_prove: the action is no method that needs proof")
     if action in BY_PASSPHRASE:
         raise BadRequestError(f"{action} needs your passphrase, not your phone")

@@ -145,6 +145,7 @@ async def rekey(turn: Turn) -> Answer:
         dropped = await turn.core.vault.rekey(passphrase, turn.log_n, slot, turn.core.phones.reseal)
     turn.ticket.proven = turn.proofs()[slot]
     turn.core.adopt_key()
+    await turn.core.phones.prune()
     return Answer({"vault": vault_key(turn), "dropped": dropped})
 
 
@@ -161,11 +162,13 @@ async def restore_vault(turn: Turn) -> Answer:
     """Replace the vault by the copy in the descriptor that came with the request."""
     vault = turn.core.vault
     fd = _descriptor(turn, "restore_vault")
-    if vault.state != UNINITIALIZED and vault.fault is None and turn.ticket.proven is None:
-        raise ProofRequiredError("restore_vault needs the passphrase of the vault that it replaces")
+    proven = turn.ticket.covers("restore_vault", vault)
+    if vault.state != UNINITIALIZED and vault.fault is None and not proven:
+        raise ProofRequiredError(
+            "restore_vault needs the passphrase of the vault that it replaces, or your phone"
+        )
     refuse_debugger()
     await note(turn, "restore_vault")
-    proven = turn.ticket.proven is not None
     with turn.passphrase() as passphrase:
         try:
             slot = await _guess(turn, lambda: vault.restore_vault(fd, passphrase, proven=proven))
@@ -174,6 +177,7 @@ async def restore_vault(turn: Turn) -> Answer:
             turn.core.record.flush()
             raise
     turn.ticket.proven = turn.proofs()[slot]
+    await turn.core.phones.prune()
     return Answer({"vault": vault_key(turn)})
 
 

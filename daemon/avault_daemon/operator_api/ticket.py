@@ -49,9 +49,13 @@ class Ticket:
 
         What a phone allowed is used up, whatever the method, and does not outlive a lock.
         """
+        if not self.covers(method.name, vault):
+            raise ProofRequiredError(f"{method.name} needs your passphrase, or your phone")
+
+    def covers(self, method: str, vault: Vault) -> bool:
+        """Report whether a passphrase proved the connection or a phone allowed *method*, which is used up by that."""
         allowed, self._allowed = self._allowed, None
-        if self.proven is None and allowed != (method.name, vault.epoch):
-            raise ProofRequiredError(f"{method.name} needs your passphrase")
+        return self.proven is not None or allowed == (method, vault.epoch)
 
     def keep(self, candidate: Candidate, since: int) -> None:
         """Keep a signer until the operator has looked at it."""

@@ -71,7 +71,7 @@ def _restore(session: Session, fd: int, passphrase: Hidden) -> Result:
     try:
         return _restore_once(session, fd, passphrase)
     except ProofRequiredError:
-        session.prove_now()
+        session.prove_now("restore_vault")
     return _restore_once(session, fd, passphrase)
 
 
@@ -117,9 +117,11 @@ COMMANDS = (
         restore_vault,
         lines=_restore_lines,
         arguments=(Argument(FILE, "the copy"),),
-        options=(*PROOF, *COPY),
+        options=(*PROOF_OR_PHONE, *COPY),
         example="avault restore-vault vault-copy.jsonl",
-        details="Takes the passphrase of the copy, and that of the vault that it replaces, if there is one.",
+        details="""
+Takes the passphrase of the copy, and that of the vault that it replaces, if there is one. Your
+phone can stand in for the latter while that vault is unlocked.""",
     ),
     Command(
         "rekey",
@@ -130,6 +132,7 @@ COMMANDS = (
         example="avault rekey",
         details="""
 This takes the vault away from someone who knows an old passphrase and has an old copy. It asks for the passphrase
-from now on, which may be the same. Other passphrase slots are dropped, by name.""",
+from now on, which may be the same. Other passphrase slots are dropped, by name. A phone cannot
+allow it: the passphrase that does is that of the slot that stays.""",
     ),
 )

@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from avault_client import cli
-from avault_client.cli.grammar import PROOF, Command, WrongUse
+from avault_client.cli.grammar import PROOF_OR_PHONE, Command, WrongUse
 from avault_client.cli.hidden import read_line
 from avault_protocol import BadRequestError
 from avault_protocol.limits import MAX_VALUE
@@ -26,7 +26,7 @@ END = ("exit", "quit")
 
 def shell(session: Session, parsed: Parsed) -> int:
     """Run commands, one a line, until the end of input."""
-    source = session.source
+    source, session.always_phone = session.source, session.phone
     source.keep("the vault")
     try:
         if os.isatty(STDIN):
@@ -95,11 +95,11 @@ COMMANDS = (
         "shell",
         "run many commands, with the passphrase given once",
         shell,
-        options=PROOF,
+        options=PROOF_OR_PHONE,
         example="avault shell",
         details="""
 Commands are written without the word avault, one a line. The passphrase is asked for when the first command needs
-it. On a terminal an error ends nothing; otherwise lines are read from standard input, the first error ends it, and
-set takes its value from the next line.""",
+it; with --phone, your phone is asked for each that does. On a terminal an error ends nothing; otherwise lines are read
+from standard input, the first error ends it, and set takes its value from the next line.""",
     ),
 )

@@ -66,7 +66,7 @@ def unlock(session: Session, parsed: Parsed) -> Result:
     status = _begin(session, parsed)
     if status["state"] == UNLOCKED:
         return {"already": True, "slot": None, "vault": status["vault"]}
-    if parsed.flag("phone"):
+    if session.phone:
         return session.call("phone_unlock", patience(parsed), working="asking your phone")
     session.require("unlock")
     slot = parsed.optional("slot")
