@@ -61,10 +61,11 @@ class Restraint:
 
 
 class Bell:
-    """Rings the phone for those that wait."""
+    """Rings the phone for those that wait; *ask_phone*, the setting, may be changed at any time."""
 
     def __init__(self, vault: Vault, phones: Phones, record: Record, ask_phone: AskPhone) -> None:
-        self._vault, self._phones, self._record, self._ask_phone = vault, phones, record, ask_phone
+        self._vault, self._phones, self._record = vault, phones, record
+        self.ask_phone = ask_phone
         self._restraint = Restraint()
         self._send, self._rung = trio.open_memory_channel[str](1)
 
@@ -75,13 +76,13 @@ class Bell:
 
     def ring(self, why: str) -> None:
         """Have the phone asked, for *why*, unless that is not wanted, in vain, or too soon. Does not wait."""
-        wanted = self._ask_phone != "never" and self._vault.state == LOCKED and self._phones.reachable
+        wanted = self.ask_phone != "never" and self._vault.state == LOCKED and self._phones.reachable
         if wanted and self._restraint.begin(trio.current_time()):
             self._send.send_nowait(why)
 
     async def run(self) -> None:
         """Ask whenever it was rung; for ever."""
-        if self._ask_phone == "at-start":
+        if self.ask_phone == "at-start":
             self.ring("the start of avaultd")
         while True:
             why = await self._rung.receive()

@@ -62,6 +62,11 @@ class Core:
         """Let the record be signed by the vault's present key."""
         self.record.public, self.record.signer = self.vault.public, self.vault.sign
 
+    def adopt_settings(self, settings: Settings) -> None:
+        """Go by *settings* from now on, as far as `settings.reread` lets them differ from those before."""
+        self.settings = settings
+        self.bell.ask_phone = settings.ask_phone
+
     def close(self) -> None:
         """Give everything back; the vault first, since it is what must not stay open."""
         self.vault.close()

@@ -13,8 +13,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import trio
@@ -37,7 +39,9 @@ from .phones import Phones
 from .places import Places
 from .requests import Requests
 from .server import Server
-from .settings import Settings
+from .settings import Settings, reread
+from .sockets import Sockets, handed_over
+from .supervisor import Supervisor
 from .throttle import Throttle
 from .vault import Vault
 
@@ -59,8 +63,11 @@ def run(arguments: Sequence[str]) -> int:
     _raise_descriptor_limit()
     status = 0
     try:
+        handed = handed_over(os.environ)  # before anything of ours is opened: it is known by its numbers
         logging.basicConfig(handlers=[journal.handler(os.environ)])
-        settings, places = place_rules.configure(os.environ, **vars(options))
+        supervisor = Supervisor.of(os.environ)
+        read = partial(place_rules.configure, os.environ, **vars(options))
+        settings, places = read()
         logging.getLogger().setLevel(settings.log_level.upper())
         places.make()
         places.claim()
@@ -68,10 +75,11 @@ def run(arguments: Sequence[str]) -> int:
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
-            read=[],
+            read=[str(places.settings_dir)] if places.settings_dir else [],
             network=settings.network,
         )
-        trio.run(serve, assemble(settings, places, confinement))
+        core = assemble(settings, places, confinement)
+        trio.run(serve, core, Sockets(handed, supervisor), supervisor, lambda: read()[0])
     except* (AvaultError, OSError) as group:
         status = _report(group)
     return status
@@ -158,28 +166,76 @@ def assemble(
     return core
 
 
-async def serve(core: Core) -> None:
-    """Serve until one of `STOPPING` comes; then wipe, before anything else."""
+async def serve(
+    core: Core, sockets: Sockets, supervisor: Supervisor, read_settings: Callable[[], Settings]
+) -> None:
+    """Serve until one of `STOPPING` comes; then wipe, before anything else.
+
+    SIGHUP has the settings read again instead, if there is a service manager: else it is the terminal's.
+    """
     heeded = [signum for signum in STOPPING if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup(1)
     with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.record.run)
-            server = Server(core, nursery)
+            server = Server(core, nursery, sockets)
             server.start()
             nursery.start_soon(core.bell.run)
+            nursery.start_soon(supervisor.run)
+            ask, asked = trio.open_memory_channel[None](1)
+            nursery.start_soon(_reload, core, supervisor, read_settings, asked)
+            core.vault.listeners.append(partial(_show, core, supervisor))
+            _show(core, supervisor)
+            supervisor.ready()
             log.info(
                 "avaultd %d is ready: %s, %s", os.getpid(), core.vault.state, core.places.operator_socket
             )
             async for signum in signals:
-                was_unlocked = core.vault.unlocked
-                core.vault.lock()
-                why = f"stopping on {signal.Signals(signum).name}"
-                log.info("%s", why)
-                if was_unlocked:
-                    core.record.note("lock", why)
+                if signum == signal.SIGHUP and supervisor.present:
+                    with suppress(trio.WouldBlock):  # it is about to be done
+                        ask.send_nowait(None)
+                    continue
+                _stop(core, signum)
+                supervisor.stopping()
                 break
             nursery.cancel_scope.cancel()
     core.close()
+    supervisor.close()
+
+
+def _show(core: Core, supervisor: Supervisor, *_: object) -> None:
+    supervisor.show(core.vault.state, core.vault.count if core.vault.unlocked else 0)
+
+
+def _stop(core: Core, signum: int) -> None:
+    was_unlocked = core.vault.unlocked
+    core.vault.lock()
+    why = f"stopping on {signal.Signals(signum).name}"
+    log.info("%s", why)
+    if was_unlocked:
+        core.record.note("lock", why)
+
+
+async def _reload(
+    core: Core,
+    supervisor: Supervisor,
+    read_settings: Callable[[], Settings],
+    asked: trio.MemoryReceiveChannel[None],
+) -> None:
+    """Whenever it is *asked*, take up what settings can be changed in a daemon that runs; connections are kept."""
+    async for _ in asked:
+        supervisor.reloading()
+        try:
+            new = await trio.to_thread.run_sync(read_settings, abandon_on_cancel=True)
+        except AvaultError as error:
+            log.error("the settings are left as they were: %s", error.message)
+        else:
+            settings, waiting = reread(core.settings, new)
+            core.adopt_settings(settings)
+            logging.getLogger().setLevel(settings.log_level.upper())
+            log.info(
+                "the settings were read again%s", f"; for a restart: {', '.join(waiting)}" * bool(waiting)
+            )
+        supervisor.ready()
 
 
 if __name__ == "__main__":

@@ -87,6 +87,11 @@ class Places:
         return self.runtime_dir / "bindings.json"
 
     @property
+    def settings_dir(self) -> Path | None:
+        """The directory of the settings if it is for them alone, by its name; None: it may be somebody's home."""
+        return self.config.parent if self.config.parent.name == "avault" else None
+
+    @property
     def operator_group(self) -> int | None:
         """The group that the operator's socket belongs to; None: the daemon's own."""
         if self.service == "user":

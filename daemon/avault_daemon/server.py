@@ -1,4 +1,4 @@
-"""The sockets: listen, accept, identify, and hand over to a connection. Nothing else touches a listening socket.
+"""The way in: accept, identify, and hand over to a connection. Nothing else accepts from a listening socket.
 
 Whatever one conversation does, it ends alone: no error of it ever reaches the nursery in which the others live.
 """
@@ -10,16 +10,16 @@ import logging
 import os
 import socket
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AvaultError, BadRequestError, BusyError, pack_error
+from avault_protocol import AvaultError, BusyError, pack_error
 
 from .caller import identify
 from .connection import AgentConnection, OperatorConnection
 from .faults import log_fault
+from .sockets import Sockets
 
 if TYPE_CHECKING:
     from .core import Core
@@ -28,43 +28,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 512
 # accept() fails with these when the machine, not the caller, is at its limit: wait a moment, then go on.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
-def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
-    """Return a socket listening on *path* with *mode*.
-
-    `BadRequestError`: nobody can, for instance because the path is too long. Whatever lies at *path* is removed: the
-    directory has been claimed (`Places.claim`), so no live daemon listens there.
-    The socket gets its mode before it listens, so nobody connects while it is wider than asked for.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        path.unlink(missing_ok=True)
-        sock.bind(str(path))
-        path.chmod(mode)
-        if group is not None:
-            os.chown(path, -1, group)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise BadRequestError(
-            f"{path}: {(error.strerror or str(error)).lower()}", hint="choose another --runtime-dir"
-        ) from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 class Server:
-    """All listening sockets and connections of one daemon."""
+    """All connections of one daemon, which come in by *sockets*."""
 
-    def __init__(self, core: Core, nursery: trio.Nursery) -> None:
+    def __init__(self, core: Core, nursery: trio.Nursery, sockets: Sockets | None = None) -> None:
         self._core = core
         self._nursery = nursery
+        self._sockets = sockets or Sockets()
         self.agents: set[AgentConnection] = set()
         self._per_uid: Counter[int] = Counter()
         self._scopes: dict[Process, set[trio.CancelScope]] = {}
@@ -72,19 +46,23 @@ class Server:
         core.vault.listeners.append(self._on_event)
 
     def start(self) -> None:
-        """Listen on every socket; raises what `listen` raises."""
-        places = self._core.places
-        self._listen(places.operator_socket, places.modes.operator_socket, operator=True)
-        self._listen(places.agent_socket, places.modes.agent_socket)
+        """Listen on every socket; raises what `Sockets.open` raises."""
+        places, modes = self._core.places, self._core.places.modes
+        operator = self._sockets.open(
+            "operator", places.operator_socket, modes.operator_socket, places.operator_group
+        )
+        agents = self._sockets.open("agent", places.agent_socket, modes.agent_socket)
+        self._listen(operator, operator=True)
+        self._listen(agents)
         self._own_agents()
+        self._sockets.close_rest()
         self._nursery.start_soon(self._watch)
 
     def _listen(
-        self, path: Path, mode: int, *, operator: bool = False, agent: str | None = None
+        self, listener: socket.socket, *, operator: bool = False, agent: str | None = None
     ) -> trio.CancelScope:
-        group = self._core.places.operator_group if operator else None
         scope = trio.CancelScope()
-        self._nursery.start_soon(self._serve, listen(path, mode, group), operator, agent, scope)
+        self._nursery.start_soon(self._serve, listener, operator, agent, scope)
         return scope
 
     def _own_agents(self) -> None:
@@ -93,15 +71,15 @@ class Server:
         wanted = {agent.name for agent in self._core.vault.policy.agents.values() if agent.selectors.socket}
         for name in self._own_sockets.keys() - wanted:
             self._own_sockets.pop(name).cancel()
-            places.agent_socket_of(name).unlink(missing_ok=True)
+            self._sockets.remove(f"agents/{name}", places.agent_socket_of(name))
         for name in sorted(wanted - self._own_sockets.keys()):
             try:
                 places.make_agent_dir(name)
-                self._own_sockets[name] = self._listen(
-                    places.agent_socket_of(name), places.modes.agent_socket, agent=name
-                )
+                path = places.agent_socket_of(name)
+                listener = self._sockets.open_kept(f"agents/{name}", path, places.modes.agent_socket)
+                self._own_sockets[name] = self._listen(listener, agent=name)
             except (AvaultError, OSError) as error:
-                log.error("no socket for agent %s: %s", name, error, extra={"avault_agent": name})
+                log.error("no socket for agent %s: %s", name, error)
 
     def _on_event(self, event: str, detail: dict[str, object]) -> None:
         if event == "policy":

@@ -9,10 +9,10 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from avault_protocol import BadRequestError, is_secret_name
 from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
@@ -68,6 +68,18 @@ RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Text | Texts] =
     "ask_phone": ("at-start", "when-needed", "never"),
 }
 """Which values a key may have: one of some, a whole number of a range, a text, or a list."""
+
+LIVE = frozenset({"ask_phone", "log_level", "log_n", "max_connections_per_uid", "relays"})
+"""Which keys a running daemon takes up when it reads its settings again; the others, and new ones, need a restart."""
+
+
+def reread(now: Settings, new: Settings) -> tuple[Settings, list[str]]:
+    """Return what is in force after *new* was read by a daemon that runs by *now*, and which keys wait for a restart."""
+    changed = [
+        field.name for field in fields(Settings) if getattr(now, field.name) != getattr(new, field.name)
+    ]
+    taken: dict[str, Any] = {key: getattr(new, key) for key in changed if key in LIVE}
+    return replace(now, **taken), [key for key in changed if key not in LIVE]
 
 
 def load(path: Path, *, required: bool = False) -> Settings:

@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import socket
-import stat
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -22,7 +21,6 @@ from avault_daemon.conversation import Answer, Wait
 from avault_daemon.inbox import MESSAGE_TIMEOUT
 from avault_daemon.outbox import MAX_QUEUED
 from avault_daemon.processes import Process
-from avault_daemon.server import listen
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AlreadyBoundError,
@@ -503,15 +501,6 @@ async def test_a_flood_of_notifications_to_a_peer_that_does_not_read(house: Hous
     assert (await operator.call("status"))["state"] == "unlocked"
 
 
-def test_listen_takes_a_dead_ones_place(tmp_path: Path) -> None:
-    path = tmp_path / "a.sock"
-    first = listen(path, 0o600)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    first.close()
-    listen(path, 0o666).close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666
-
-
 async def test_an_agents_own_socket(house: House) -> None:
     operator = await granted(house)
     made = await operator.call("agent_set", {"agent": "boxed", "socket": True})
@@ -533,11 +522,3 @@ async def test_an_agents_own_socket(house: House) -> None:
     assert not path.exists()
     with pytest.raises(NotGrantedError):
         await peer.call("get_secret", {"name": "TOKEN"})
-
-
-def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
-    directory = tmp_path / ("x" * 100)
-    directory.mkdir()
-    with pytest.raises(BadRequestError, match=r"x/agent\.sock: af_unix path too long") as caught:
-        listen(directory / "agent.sock", 0o600)
-    assert caught.value.hint == "choose another --runtime-dir"

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, strategies as st
 
 from avault_daemon import settings as module
 from avault_daemon.nostr.uris import MAX_RELAYS
-from avault_daemon.settings import RULES, Settings, Text, Texts, load, parse
+from avault_daemon.settings import LIVE, RULES, Settings, Text, Texts, load, parse, reread
 from avault_protocol import BadRequestError
 
 EXAMPLE = Path(module.__file__).with_name("config.example.toml")
@@ -174,3 +174,18 @@ def test_any_content_is_settings_or_a_bad_request(content: bytes) -> None:
                 assert len(value) <= rule.most
             case _:
                 assert value in rule
+
+
+@given(st.sets(st.sampled_from([field.name for field in fields(Settings)])))
+def test_a_daemon_that_runs_takes_up_what_is_live_and_names_the_rest(changed: set[str]) -> None:
+    other: dict[str, Any] = {
+        "service": "user", "memory": "mlock", "arena_mib": 9, "log_n": 20, "audit_sync": "always",
+        "max_connections_per_uid": 7, "log_level": "debug", "network": True, "relays": ("wss://a.example",),
+        "plain_relays": ("box.lan",), "socks": "127.0.0.1:9050", "ask_phone": "never",
+    }  # fmt: skip
+    new = replace(Settings(), **{key: other[key] for key in changed & other.keys()})
+    now, waiting = reread(Settings(), new)
+    for key in changed & other.keys():
+        assert getattr(now, key) == getattr(new if key in LIVE else Settings(), key)
+    assert set(waiting) == (changed & other.keys()) - LIVE
+    assert RULES.keys() >= LIVE

@@ -218,11 +218,20 @@ async def test_the_largest_put_and_no_larger_one(tmp_path: Path) -> None:
 
 
 async def test_rotated_is_told_of_new_versions_only(house: House) -> None:
-    await house.place.put(house.vault, A="1")
-    assert house.heard == []
-    await house.place.put(house.vault, A="2", B="1")
+    await house.place.put(house.vault, A="1", B="1")
+    house.heard.clear()
+    await house.place.put(house.vault, A="2")
     await house.vault.restore("A", 1)
     assert house.heard == [("rotated", {"name": "A"})] * 2
+
+
+async def test_counted_is_told_when_there_are_more_or_fewer_secrets(house: House) -> None:
+    await house.place.put(house.vault, A="1", B="1")
+    assert house.heard == [("counted", {})]
+    await house.place.put(house.vault, A="2")
+    assert house.heard == [("counted", {}), ("rotated", {"name": "A"})]
+    await house.vault.rm("A")
+    assert house.heard[2:] == [("counted", {})]
 
 
 async def test_times_rise_when_the_clock_goes_back(house: House) -> None:

@@ -326,10 +326,13 @@ class Door:
 
     def _publish(self, catalog: Catalog) -> None:
         changed = catalog.agents != self._catalog.agents
+        counted = len(catalog.secrets) != len(self._catalog.secrets)
         self._catalog = catalog
         if changed:
             self.policy = catalog.policy(self._seal)
             self._tell("policy")
+        if counted:
+            self._tell("counted")
 
     def _to(self, occasion: states.Occasion) -> None:
         self.state = states.after(self.state, occasion)

@@ -49,7 +49,8 @@ class Vault(Door):
     counts the wipes of the arena: what was put there in an earlier one is zeroes.
 
     *listeners* are called on the loop, after the fact: ("unlocked", {}), ("locked", {}), ("policy", {}),
-    ("rotated", {"name"}); and before the fact ("key", {"new": public key in hex}), which a listener's exception prevents.
+    ("rotated", {"name"}), ("counted", {}) when there are more or fewer secrets than before; and before the fact
+    ("key", {"new": public key in hex}), which a listener's exception prevents.
 
     What needs an unlocked vault raises `UninitializedError`, `LockedError`, or the fault. What writes may raise
     `StorageFailedError`: the outcome is then unknown, and nothing is written until a restart.
