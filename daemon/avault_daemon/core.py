@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .bell import Bell
     from .bindings import Bindings
     from .gate import Gate
+    from .keyring_slots import KeyringSlots
     from .phones import Phones
     from .places import Places
     from .requests import Requests
@@ -38,6 +39,7 @@ class Core:
     throttle: Throttle
     phones: Phones
     bell: Bell
+    keyring: KeyringSlots
     unlocked: trio.Event = field(default_factory=trio.Event)
     """Set while the vault is unlocked; a new one after each lock."""
     reading: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
@@ -70,5 +72,6 @@ class Core:
     def close(self) -> None:
         """Give everything back; the vault first, since it is what must not stay open."""
         self.vault.close()
+        self.keyring.keyring.close()
         self.record.close()
         self.bindings.close()

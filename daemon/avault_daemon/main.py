@@ -31,10 +31,12 @@ from .bell import Bell
 from .bindings import Bindings
 from .core import Core
 from .gate import Gate
+from .keyring_slots import KeyringSlots
 from .nostr.relay import NETWORK, Network
 from .nostr.socks import through
 from .nostr.uris import safe_host
-from .pairings import FileStore, Pairings
+from .oskeyring import Keyring
+from .pairings import FileStore, KeyringStore, Pairings
 from .phones import Phones
 from .places import Places
 from .requests import Requests
@@ -72,13 +74,14 @@ def run(arguments: Sequence[str]) -> int:
         places.make()
         places.claim()
         sodium.self_test()
+        keyring = Keyring.start() if settings.keyring else Keyring()
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
             read=[str(places.settings_dir)] if places.settings_dir else [],
             network=settings.network,
         )
-        core = assemble(settings, places, confinement)
+        core = assemble(settings, places, confinement, keyring=keyring)
         trio.run(serve, core, Sockets(handed, supervisor), supervisor, lambda: read()[0])
     except* (AvaultError, OSError) as group:
         status = _report(group)
@@ -120,7 +123,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def assemble(
-    settings: Settings, places: Places, confinement: str, *, min_log_n: int = 16, network: Network = NETWORK
+    settings: Settings,
+    places: Places,
+    confinement: str,
+    *,
+    min_log_n: int = 16,
+    network: Network = NETWORK,
+    keyring: Keyring | None = None,
 ) -> Core:
     """Open everything that belongs to one daemon.
 
@@ -138,10 +147,12 @@ def assemble(
         log.error("%s; nothing is served; %s", error.message, error.hint)
     record = Record(places.state_dir, anchor, clock=time.time, sync=settings.audit_sync)
     requests = Requests(clock=time.time)
+    keyring = keyring or Keyring()
+    pairing_file = FileStore(places.state_dir / "pairing.json")
     phones = Phones(
         arena,
         vault,
-        Pairings(arena, FileStore(places.state_dir / "pairing.json")),
+        Pairings(arena, KeyringStore(pairing_file, keyring, f"{places.home}: pairings")),
         safe_host(socket.gethostname()),
         enabled=settings.network,
         plain_hosts=settings.plain_relays,
@@ -160,6 +171,7 @@ def assemble(
         throttle=Throttle(time.monotonic),
         phones=phones,
         bell=Bell(vault, phones, record, settings.ask_phone),
+        keyring=KeyringSlots(arena, vault, keyring, places.home),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
     vault.listeners += [core.follow_vault, core.bell.follow_vault, phones.follow_vault]
@@ -180,6 +192,7 @@ async def serve(
             server = Server(core, nursery, sockets)
             server.start()
             nursery.start_soon(core.bell.run)
+            nursery.start_soon(core.phones.settle)
             nursery.start_soon(supervisor.run)
             ask, asked = trio.open_memory_channel[None](1)
             nursery.start_soon(_reload, core, supervisor, read_settings, asked)
@@ -213,6 +226,7 @@ def _stop(core: Core, signum: int) -> None:
     log.info("%s", why)
     if was_unlocked:
         core.record.note("lock", why)
+    core.keyring.keyring.close()  # a thread may wait for it
 
 
 async def _reload(

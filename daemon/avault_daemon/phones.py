@@ -44,6 +44,8 @@ from .slots.phone import KEY, Phone, PhoneSlot
 if TYPE_CHECKING:
     from .vault import Vault
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,11 @@ class Phones:
                 asking.cancel()
 
     @property
+    def kind(self) -> str:
+        """Whether the pairings lie in a "file" or in the "keyring"."""
+        return self._pairings.kind
+
+    @property
     def where(self) -> str:
         """Where the pairings lie."""
         return self._pairings.where
@@ -114,6 +121,14 @@ class Phones:
     def reachable(self) -> bool:
         """Whether there is a phone to be asked, and a network to ask it on."""
         return self._enabled and bool(self.slots())
+
+    async def settle(self) -> None:
+        """Bring the pairings to where the settings want them, if they are not there; log how that went."""
+        try:
+            if await trio.to_thread.run_sync(self._pairings.settle):
+                log.info("the phones' keys have gone to %s", self.where)
+        except AvaultError as error:
+            log.warning("the phones' keys stay in %s: %s", self.where, error.message)
 
     def slots(self) -> list[str]:
         """Return the ids of the phone slots."""

@@ -38,6 +38,7 @@ class Settings:
     relays: tuple[str, ...] = ()
     plain_relays: tuple[str, ...] = ()
     socks: str = ""
+    keyring: bool = False
     ask_phone: Literal["at-start", "when-needed", "never"] = "when-needed"
 
 
@@ -65,6 +66,7 @@ RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Text | Texts] =
     "relays": Texts("a relay's address, wss://HOST[:PORT][/PATH]", MAX_RELAYS),
     "plain_relays": Texts("the name or the address of a host, in lower case", MAX_RELAYS),
     "socks": Text(),
+    "keyring": (False, True),
     "ask_phone": ("at-start", "when-needed", "never"),
 }
 """Which values a key may have: one of some, a whole number of a range, a text, or a list."""

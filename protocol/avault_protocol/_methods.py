@@ -321,6 +321,9 @@ METHODS: dict[str, Method] = {
             proof=True,
         ),
         Method("phone_confirm", OPERATOR, UNLOCKED_ONLY, {"timeout": _PATIENCE}, proof=True),
+        # --- operator.sock, the keyring of the desktop ------------------------------------------------------
+        Method("keyring_unlock", OPERATOR, ONE_AT_A_TIME),
+        Method("keyring_add", OPERATOR, UNLOCKED_ONLY, proof=True),
         # --- operator.sock, with proof ----------------------------------------------------------------------
         Method(
             "put",

@@ -30,6 +30,8 @@ def complete(*words: str, folder: Path | None = None) -> list[str]:
         (["re"], ["restore", "revoke", "requests", "restore-vault", "rekey"]),
         (["slot", ""], ["list", "add", "remove", "change-passphrase"]),
         (["slot", "add", "p"], ["passphrase", "phone"]),
+        (["slot", "add", "k"], ["keyring"]),
+        (["unlock", "--k"], ["--keyring"]),
         (["slot", "add", "phone", "--y"], ["--yes"]),
         (["unlock", "--ph"], ["--phone"]),
         (["slot", "add", "passphrase", "--new"], ["--new-passphrase-fd", "--new-passphrase-file"]),

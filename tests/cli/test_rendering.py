@@ -43,7 +43,15 @@ STATUS: dict[str, Any] = {
     "agents": 2,
     "requests": 0,
     "record": {"number": 1, "ok": True},
-    "phone": {"where": "/state/pairing.json", "network": True, "proxy": None, "slots": 0, "relays": []},
+    "phone": {
+        "kind": "file",
+        "where": "/state/pairing.json",
+        "network": True,
+        "proxy": None,
+        "slots": 0,
+        "relays": [],
+    },
+    "keyring": {"backend": None, "ok": False, "slots": 0},
     "warnings": [],
 }
 
@@ -111,6 +119,23 @@ def test_phones_are_in_the_status_if_there_are_any() -> None:
         if line.startswith("phones")
     ]
     assert "NOT REACHABLE: set network = true" in shown
+
+
+def test_a_keyring_is_in_the_status_if_there_is_one() -> None:
+    assert not [line for line in lines("status", STATUS) if line.startswith("keyring")]
+    good = {"backend": "SecretService", "ok": True, "slots": 1}
+    assert "keyring   SecretService, 1 slot" in lines("status", {**STATUS, "keyring": good})
+    for bad in ({**good, "ok": False}, {"backend": None, "ok": False, "slots": 1}):
+        assert "keyring   NOT REACHABLE, 1 slot" in lines("status", {**STATUS, "keyring": bad})
+
+
+def test_a_removed_slot_says_what_is_left() -> None:
+    assert not [line for line in lines("slot remove", {"removed": "k", "left": False}) if "still in" in line]
+    assert [
+        line
+        for line in lines("slot remove", {"removed": "k", "left": True})
+        if "still in the keyring" in line
+    ]
 
 
 def test_no_vault_has_no_line_for_one() -> None:

@@ -41,6 +41,7 @@ class Desk:
             throttle=nobody,
             phones=nobody,
             bell=nobody,
+            keyring=nobody,
         )
         vault.listeners.append(core.follow_vault)
 

@@ -29,6 +29,7 @@ from avault_daemon.arena import Arena
 from avault_daemon.conversation import Answer
 from avault_daemon.operator_api.conversation import HANDLERS
 from avault_daemon.operator_api.turn import Turn
+from avault_daemon.oskeyring import Keyring
 from avault_daemon.policy import Caller
 from avault_daemon.settings import Settings
 from avault_protocol import (
@@ -45,6 +46,7 @@ from avault_protocol import (
 )
 from support import wire
 from support.house import LOG_N, House, Peer, open_house
+from support.keyrings import file_keyring
 from support.needles import Ear, Needles, forms, living, lower, odd, token
 from support.relays import fault_relay
 from support.telephone import Telephone, network_of
@@ -82,6 +84,8 @@ CALLS: dict[str, Call] = {
     "phone_prove": Call({"action": "reveal", "timeout": 9}),
     "phone_pair": Call({"timeout": 9}),
     "phone_confirm": Call({"timeout": 9}),
+    "keyring_unlock": Call({}),
+    "keyring_add": Call({}),
     "put": Call({"items": [{"name": "NEW", "size": 0, "encoding": "text"}]}, "new value"),
     "reveal": Call({"name": "TOKEN"}),
     "rm": Call({"name": "TOKEN"}),
@@ -215,7 +219,9 @@ class Lab:
             await self.call(operator, "export", CALLS["export"]._replace(file="copy"))
         if method.name.startswith("phone_"):
             await self.ready_phone(operator, method.name)
-        if method.name in ("unlock", "phone_unlock"):
+        if method.name == "keyring_unlock":
+            await self.call(operator, "keyring_add", CALLS["keyring_add"])
+        if method.name in ("unlock", "phone_unlock", "keyring_unlock"):
             await operator.call("lock")
         return operator
 
@@ -254,7 +260,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def open_lab(folder: Path) -> AsyncGenerator[Lab]:
+async def open_lab(folder: Path, keyring: Keyring | None = None) -> AsyncGenerator[Lab]:
     ear, root = Ear(), logging.getLogger()
     before = root.level
     gc.freeze()  # so that only what comes now is looked at
@@ -266,7 +272,10 @@ async def open_lab(folder: Path) -> AsyncGenerator[Lab]:
             async with (
                 fault_relay() as relay,
                 open_house(
-                    folder, Settings(log_level="debug", network=True), network=network_of(relay)
+                    folder,
+                    Settings(log_level="debug", network=True),
+                    network=network_of(relay),
+                    keyring=keyring,
                 ) as house,
             ):
                 phone = Telephone(Arena(kind="mlock"), relay)
@@ -282,8 +291,9 @@ async def open_lab(folder: Path) -> AsyncGenerator[Lab]:
 async def lab(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> AsyncGenerator[Lab]:
     folder = tmp_path / "house"
     folder.mkdir()
-    async with open_lab(folder) as lab:
-        yield lab
+    with file_keyring(tmp_path / "keyring") as keyring:
+        async with open_lab(folder, keyring.keyring) as lab:
+            yield lab
     lab.needles.check("standard output and error", "".join(capfd.readouterr()))
 
 

@@ -89,6 +89,7 @@ async def test_pairing_shows_who_answered_and_status_where_its_keys_are(room: Ro
     assert (found["signer"], found["operator"], found["relays"]) == (*keys, [URL])
     phone = (await room.operator.call("status"))["phone"]
     assert phone == {
+        "kind": "file",
         "where": str(tmp_path / "state" / "pairing.json"),
         "network": True,
         "proxy": None,

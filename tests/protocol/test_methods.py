@@ -78,6 +78,8 @@ GOOD: dict[str, dict[str, object]] = {
     "phone_prove": {"action": "reveal", "timeout": 1},
     "phone_pair": {"bunker": "b" * 4096, "relays": [f"wss://{i}.example" for i in range(8)], "timeout": 180},
     "phone_confirm": {"timeout": 180},
+    "keyring_unlock": {},
+    "keyring_add": {},
     "put": {"items": [ITEM, {"name": "B", "size": limits.MAX_VALUE, "encoding": "base64"}], "replace": False},
     "reveal": {"name": "A", "version": 1},
     "rm": {"name": "A"},
@@ -148,6 +150,8 @@ BAD: dict[str, dict[str, list[object]]] = {
         "timeout": PATIENCE,
     },
     "phone_confirm": {"timeout": PATIENCE},
+    "keyring_unlock": {},
+    "keyring_add": {},
     "put": {"items": ITEMS, "replace": FLAG},
     "reveal": {"name": SECRET, "version": POSITIVE},
     "rm": {"name": SECRET},
@@ -261,9 +265,9 @@ def test_an_agent_has_its_four_methods_and_sends_no_value() -> None:
 def test_what_changes_or_releases_needs_proof() -> None:
     reads = {"status", "list", "agents", "requests", "history", "slots", "audit", "audit_verify"}
     passphrase = {"init", "unlock", "prove", "restore_vault"}
-    phone = {"phone_unlock", "phone_prove"}
+    others = {"phone_unlock", "phone_prove", "keyring_unlock"}
     free = {name for name, method in METHODS.items() if method.socket == OPERATOR and not method.proof}
-    assert free == {"lock", *reads, *passphrase, *phone}
+    assert free == {"lock", *reads, *passphrase, *others}
 
 
 def test_only_two_methods_return_a_value() -> None:

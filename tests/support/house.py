@@ -18,6 +18,7 @@ import trio
 from avault_daemon.core import Core
 from avault_daemon.main import assemble
 from avault_daemon.nostr.relay import NETWORK, Network
+from avault_daemon.oskeyring import Keyring
 from avault_daemon.places import Places
 from avault_daemon.server import Server
 from avault_daemon.settings import Settings
@@ -196,13 +197,18 @@ def places_in(folder: Path, service: str = "user") -> Places:
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, settings: Settings | None = None, *, service: str = "user", network: Network = NETWORK
+    folder: Path,
+    settings: Settings | None = None,
+    *,
+    service: str = "user",
+    network: Network = NETWORK,
+    keyring: Keyring | None = None,
 ) -> AsyncGenerator[House]:
-    """Run a daemon in *folder* for as long as the block lasts; *network* is how it reaches relays, if it may."""
+    """Run a daemon in *folder* for as long as the block lasts; *network* is how it reaches relays, if it may, *keyring* a keyring."""
     places = places_in(folder, service)
     places.make()
     chosen = replace(settings or Settings(), log_n=LOG_N)
-    core = assemble(chosen, places, "nothing", min_log_n=LOG_N, network=network)
+    core = assemble(chosen, places, "nothing", min_log_n=LOG_N, network=network, keyring=keyring)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.record.run)

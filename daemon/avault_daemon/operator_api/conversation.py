@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from avault_protocol import OPERATOR, AvaultError, Method
 
 from ..conversation import Answer, Params, admit, parse
-from . import agents, phones, secrets, slots, state
+from . import agents, keyring, phones, secrets, slots, state
 from .ticket import Ticket
 from .turn import Handler, Progress, Turn
 
@@ -28,6 +28,7 @@ HANDLERS: dict[str, Handler] = {
     **agents.HANDLERS,
     **slots.HANDLERS,
     **phones.HANDLERS,
+    **keyring.HANDLERS,
 }
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from math import ceil
 
 import trio
 
-from avault_protocol import METHODS, UNLOCKED, AvaultError, BadRequestError
+from avault_protocol import METHODS, UNLOCKED, BadRequestError
 
 from ..conversation import Answer
 from ..nostr.relay import OnStage
 from ..patience import PATIENCE
-from .slots import note, refuse_debugger, vault_key
+from .slots import on_record, refuse_debugger, vault_key
 from .turn import Handler, Turn
 
 ADDRESSES = ("scan", "auth_url")
@@ -42,25 +41,13 @@ def _stages(turn: Turn) -> OnStage:
     return on_stage
 
 
-async def _on_record(turn: Turn, action: str, ask: Callable[[], Awaitable[str]]) -> str:
-    """Put on record what a phone was asked, and how that ended."""
-    try:
-        slot = await ask()
-    except AvaultError as error:
-        turn.core.gate.refuse(turn.caller, action, error)
-        turn.core.record.flush()
-        raise
-    await note(turn, action)
-    return slot
-
-
 async def phone_unlock(turn: Turn) -> Answer:
     """Unlock by the first phone that says yes; it proves nothing for this connection."""
     phones = turn.core.phones
     if turn.core.vault.state == UNLOCKED:
         return Answer({"already": True, "slot": None, "vault": vault_key(turn)})
     refuse_debugger()
-    slot = await _on_record(
+    slot = await on_record(
         turn, "phone_unlock", lambda: phones.unlock(_stages(turn), patience=_patience(turn))
     )
     return Answer({"already": False, "slot": slot, "vault": vault_key(turn)})
@@ -73,7 +60,7 @@ async def phone_prove(turn: Turn) -> Answer:
         raise BadRequestError("phone_prove: the action is no method that needs proof")
     if action in BY_PASSPHRASE:
         raise BadRequestError(f"{action} needs your passphrase, not your phone")
-    slot = await _on_record(
+    slot = await on_record(
         turn, "phone_prove", lambda: phones.prove(action, _stages(turn), patience=_patience(turn))
     )
     turn.ticket.allow(action, turn.core.vault)

@@ -90,6 +90,18 @@ async def note(turn: Turn, action: str) -> None:
     await turn.core.record.settle()
 
 
+async def on_record(turn: Turn, action: str, ask: Callable[[], Awaitable[str]]) -> str:
+    """Put on record what a phone or the keyring was asked, and how that ended."""
+    try:
+        slot = await ask()
+    except AvaultError as error:
+        turn.core.gate.refuse(turn.caller, action, error)
+        turn.core.record.flush()
+        raise
+    await note(turn, action)
+    return slot
+
+
 def vault_key(turn: Turn) -> str | None:
     """Return the vault's public key in hex, if there is a vault."""
     public = turn.core.vault.public
@@ -117,14 +129,17 @@ async def slot_add(turn: Turn) -> Answer:
 
 
 async def slot_remove(turn: Turn) -> Answer:
-    """Remove a slot; the last passphrase stays. Of a phone's, the keys that lie outside the vault go too."""
-    vault, phones, slot = turn.core.vault, turn.core.phones, turn.params["slot"]
-    content, paired = vault.slot_content(slot), slot in phones.slots()
-    await vault.remove_slot(slot)
-    if paired:
-        with trio.CancelScope(shield=True):  # for `phones.GOODBYE` at most
-            await phones.forget(slot, content)
-    return Answer({})
+    """Remove a slot; the last passphrase stays. The keys that lie outside the vault go too, if they can be reached."""
+    core, slot, left = turn.core, turn.params["slot"], False
+    content = core.vault.slot_content(slot)
+    paired, keyring = slot in core.phones.slots(), slot in core.keyring.slots()
+    await core.vault.remove_slot(slot)
+    with trio.CancelScope(shield=True):  # for `phones.GOODBYE`, or `keyring_helper.PATIENCE`, at most
+        if paired:
+            await core.phones.forget(slot, content)
+        elif keyring:
+            left = not await core.keyring.forget(content)
+    return Answer({"left": left})
 
 
 async def change_passphrase(turn: Turn) -> Answer:
@@ -142,7 +157,8 @@ async def rekey(turn: Turn) -> Answer:
     slot = turn.proof
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
-        dropped = await turn.core.vault.rekey(passphrase, turn.log_n, slot, turn.core.phones.reseal)
+        async with turn.core.keyring.resealing(turn.core.phones.reseal) as reseal:
+            dropped = await turn.core.vault.rekey(passphrase, turn.log_n, slot, reseal)
     turn.ticket.proven = turn.proofs()[slot]
     turn.core.adopt_key()
     await turn.core.phones.prune()

@@ -52,16 +52,23 @@ async def status(turn: Turn) -> Answer:
             "requests": len(core.requests.pending()),
             "record": {"number": core.record.number, "ok": core.record.problem is None},
             "phone": {
+                "kind": core.phones.kind,
                 "where": core.phones.where,
                 "network": core.settings.network,
                 "proxy": core.settings.socks or None,
                 "slots": len(core.phones.slots()) if there else 0,
                 "relays": core.phones.relays() if there else [],
             },
+            "keyring": {
+                "backend": core.keyring.keyring.backend,
+                "ok": core.keyring.keyring.ok,
+                "slots": len(core.keyring.slots()) if there else 0,
+            },
             "warnings": [
                 *vault.warnings,
                 *core.bindings.warnings,
                 *([core.record.problem] if core.record.problem else []),
+                *([core.keyring.keyring.problem] if core.keyring.keyring.problem else []),
             ],
         }
     )

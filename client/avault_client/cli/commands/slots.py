@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 NEW = passphrase_options("the new passphrase", "new-")
 BUNKER = "BUNKER-URI"
+KEYRING_WARNING = (
+    "what this gives up: while you are logged in, any program of yours can read the key from the unlocked keyring, and so"
+    " open the vault; whoever gets both the keyring's file and its passphrase can, too"
+)
 
 
 def slot_list(session: Session, parsed: Parsed) -> Result:
@@ -30,9 +34,12 @@ def _list_lines(result: Result) -> Iterator[str]:
 
 
 def slot_add(session: Session, parsed: Parsed) -> Result:
-    """Add a second passphrase, or a phone."""
+    """Add a second passphrase, a phone, or the keyring of the desktop."""
     if parsed.text("TYPE") == "phone":
         return _add_phone(session, parsed)
+    if parsed.text("TYPE") == "keyring":
+        note(KEYRING_WARNING)
+        return session.call("keyring_add", working="asking the keyring")
     if parsed.optional(BUNKER):
         raise WrongUse("slot add got more than it takes: a passphrase is never an argument")
     params = {"type": parsed.text("TYPE"), **log_n(parsed)}
@@ -71,12 +78,14 @@ def _add_lines(result: Result) -> Iterator[str]:
 def slot_remove(session: Session, parsed: Parsed) -> Result:
     """Remove a slot."""
     slot = check_agent_name(parsed.text("ID"))
-    session.call("slot_remove", {"slot": slot})
-    return {"removed": slot}
+    done = session.call("slot_remove", {"slot": slot})
+    return {"removed": slot, "left": done["left"]}
 
 
 def _remove_lines(result: Result) -> Iterator[str]:
     yield f"removed slot {result['removed']}"
+    if result["left"]:
+        yield "its key is still in the keyring, which could not be reached: look for avault there"
     yield "an old copy of the vault still opens with it: after a leak, also run avault rekey"
 
 
@@ -112,7 +121,7 @@ COMMANDS = (
         slot_add,
         lines=_add_lines,
         arguments=(
-            Argument("TYPE", "what the new slot opens with", choices=("passphrase", "phone")),
+            Argument("TYPE", "what the new slot opens with", choices=("passphrase", "phone", "keyring")),
             Argument(
                 BUNKER, "what the signer on the phone shows; without it, a QR code is shown", optional=True
             ),
@@ -133,7 +142,10 @@ COMMANDS = (
         example="avault slot add phone --relay wss://relay.example.org",
         details="""
 A phone is any signer for Nostr that can be asked from afar (NIP-46), such as Amber. avaultd needs network = true in its
-settings for it. Each unlock then asks on the phone; what is asked for is one decryption.""",
+settings for it. Each unlock then asks on the phone; what is asked for is one decryption.
+
+A keyring is that of your desktop, unlocked when you log in. avaultd needs keyring = true in its settings for it. Any
+program of your login can then open the vault.""",
     ),
     Command(
         "slot remove",

@@ -47,6 +47,10 @@ def _rows(told: Result) -> Iterator[tuple[str, str]]:
     if phone["slots"]:
         reach = "" if phone["network"] else ", NOT REACHABLE: set network = true in the settings"
         yield "phones", f"{phone['slots']}, keys in {phone['where']}{reach}"
+    keyring = told["keyring"]
+    if keyring["backend"] or keyring["slots"]:
+        use = keyring["backend"] if keyring["ok"] else "NOT REACHABLE"
+        yield "keyring", f"{use}, {some(keyring['slots'], 'slot')}"
     if told["requests"]:
         yield "waiting", some(told["requests"], "request") + ": avault requests"
 

@@ -68,6 +68,8 @@ def unlock(session: Session, parsed: Parsed) -> Result:
         return {"already": True, "slot": None, "vault": status["vault"]}
     if session.phone:
         return session.call("phone_unlock", patience(parsed), working="asking your phone")
+    if parsed.flag("keyring"):
+        return session.call("keyring_unlock", working="asking the keyring")
     session.require("unlock")
     slot = parsed.optional("slot")
     with session.source.read("the vault") as passphrase:
@@ -121,6 +123,7 @@ bring it back.""",
             START,
             *PROOF,
             Option("phone", "ask every phone that is paired (see: avault slot add phone)"),
+            Option("keyring", "by the keyring of your desktop (see: avault slot add keyring)"),
         ),
         example="avault unlock --start",
         details="""
