@@ -6,6 +6,7 @@ from . import confine
 confine.first()
 
 import argparse
+import json
 import logging
 import os
 import resource
@@ -23,7 +24,7 @@ import trio
 
 from avault_protocol import AvaultError, BusyError
 
-from . import __version__, journal, places as place_rules, sodium
+from . import __version__, journal, places as place_rules, sodium, units
 from .anchor import Anchor
 from .arena import Arena
 from .audit import Record
@@ -60,7 +61,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the daemon with *arguments*, and return its exit status."""
-    options = parser().parse_args(arguments)
+    options = vars(parser().parse_args(arguments))
+    if service := options.pop("print_units"):
+        print(json.dumps(units.read(service)))  # noqa: T201
+        return 0
     os.umask(0o077)
     _raise_descriptor_limit()
     status = 0
@@ -68,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         handed = handed_over(os.environ)  # before anything of ours is opened: it is known by its numbers
         logging.basicConfig(handlers=[journal.handler(os.environ)])
         supervisor = Supervisor.of(os.environ)
-        read = partial(place_rules.configure, os.environ, **vars(options))
+        read = partial(place_rules.configure, os.environ, **options)
         settings, places = read()
         logging.getLogger().setLevel(settings.log_level.upper())
         places.make()
@@ -118,6 +122,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-dir", metavar="D", help="directory of the anchor and the record")
     parser.add_argument("--runtime-dir", metavar="D", help="directory of the sockets")
     parser.add_argument("--config", metavar="F", help="settings file")
+    parser.add_argument(
+        "--print-units", choices=("user", "system"), help="print the units of systemd as JSON, and end"
+    )
     parser.add_argument("--version", action="version", version=f"avaultd {__version__}")
     return parser
 

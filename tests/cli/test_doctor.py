@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from avault_client.cli.commands import find
 from avault_client.cli.commands.doctor import findings, lines
 from avault_client.cli.doctor import machine, places, process, relays, service
 from avault_client.cli.doctor.finding import Finding, fail, ok, warn
+from avault_client.cli.service.manager import UNITS
 from avault_client.cli.session import Session
 from avault_protocol import DaemonUnavailableError, InternalError
 from support.daemon import BIN, RunningDaemon, running_daemon
@@ -320,8 +321,8 @@ def test_a_relays_port_is_that_of_its_scheme() -> None:
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
-def enabled(*units: str) -> Callable[[Sequence[str]], str]:
-    return lambda words: "enabled\n" if words[-1] in units else "disabled\n"
+def enabled(*units: str) -> Callable[[str, str], bool]:
+    return lambda unit, service: unit in units
 
 
 def machine_with_systemd(root: Path, cgroup: str = "") -> Path:
@@ -352,31 +353,20 @@ def test_units_that_are_not_enabled_are_named(tmp_path: Path) -> None:
 )
 def test_a_daemon_that_was_started_by_hand_is_named(tmp_path: Path, cgroup: str, level: str) -> None:
     root = machine_with_systemd(tmp_path, cgroup)
-    found = levels(service.findings("user", 7, root, enabled(*service.UNITS["user"])))
+    found = levels(service.findings("user", 7, root, enabled(*UNITS["user"])))
     assert (found["service"], found["started by"]) == ("ok", level)
-    assert "started by" not in levels(service.findings("user", None, root, enabled(*service.UNITS["user"])))
+    assert "started by" not in levels(service.findings("user", None, root, enabled(*UNITS["user"])))
 
 
-def test_the_system_service_needs_no_linger_and_asks_the_systems_manager(tmp_path: Path) -> None:
-    asked: list[Sequence[str]] = []
-
-    def ask(words: Sequence[str]) -> str:
-        asked.append(words)
-        return "enabled\n"
-
-    assert levels(service.findings("system", None, machine_with_systemd(tmp_path), ask)) == {"service": "ok"}
-    assert asked == [["is-enabled", unit] for unit in service.UNITS["system"]]
+def test_the_system_service_needs_no_linger(tmp_path: Path) -> None:
+    root = machine_with_systemd(tmp_path)
+    assert levels(service.findings("system", None, root, enabled(*UNITS["system"]))) == {"service": "ok"}
 
 
 def test_linger_is_looked_for(tmp_path: Path) -> None:
-    assert service.linger(tmp_path, 0).level == "warn"
-    tree(tmp_path, var__lib__systemd__linger__root="")
-    assert service.linger(tmp_path, 0).level == "ok"
-
-
-def test_a_systemctl_that_is_not_there_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert service.systemctl(["is-enabled", "avault.service"]) == ""
+    assert service.linger("lena", tmp_path).level == "warn"
+    tree(tmp_path, var__lib__systemd__linger__lena="")
+    assert service.linger("lena", tmp_path).level == "ok"
 
 
 # --- all together -----------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 
-from avault_client.cli.output import Working, escaped, note
-from avault_protocol import BadRequestError
+from avault_client.cli import terminal
+from avault_client.cli.output import Working, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,15 +102,7 @@ def _show_code(uri: str) -> None:
 
 def confirmed(question: str) -> bool:
     """Ask on the controlling terminal; `BadRequestError` if there is none."""
-    try:
-        terminal = open("/dev/tty", "r+b", buffering=0)  # noqa: SIM115
-    except OSError:
-        raise BadRequestError(
-            "there is no terminal to ask on", hint="if these keys are yours, run it again with --yes"
-        ) from None
-    with terminal:
-        terminal.write(f"{escaped(question)} [y/N] ".encode())
-        return terminal.readline(100).strip().lower() in (b"y", b"yes")
+    return terminal.confirmed(question, "if these keys are yours, run it again with --yes")
 
 
 def npub(public: str) -> str:

@@ -9,6 +9,7 @@ import termios
 from avault_protocol import BadRequestError, TooLargeError
 
 from .hidden import Hidden, read_line
+from .output import escaped
 
 # Linux hands over at most 4,095 bytes of an edited line and drops the rest without a word (termios(3), ICANON).
 MAX_LINE = 4094
@@ -61,3 +62,14 @@ def _check(fd: int, line: Hidden, what: str) -> None:
         raise TooLargeError(
             f"a terminal takes no line of more than {MAX_LINE:,} bytes", hint="give it on standard input"
         )
+
+
+def confirmed(question: str, hint: str) -> bool:
+    """Ask *question* on the controlling terminal; `BadRequestError` with *hint* if there is none."""
+    try:
+        terminal = open("/dev/tty", "r+b", buffering=0)  # noqa: SIM115
+    except OSError:
+        raise BadRequestError("there is no terminal to ask on", hint=hint) from None
+    with terminal:
+        terminal.write(f"{escaped(question)} [y/N] ".encode())
+        return terminal.readline(100).strip().lower() in (b"y", b"yes")

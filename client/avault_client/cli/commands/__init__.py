@@ -36,6 +36,7 @@ MODULES: dict[str, str] = {
     "export": "copies",
     "restore-vault": "copies",
     "rekey": "copies",
+    "install-service": "service",
     "completion": "completion",
 }
 """First word of a command -> its module, in the order of the help."""
