@@ -82,9 +82,11 @@ class Service:
     def settles_at(self, most: int) -> bool:
         """Report whether the daemon comes down to *most* descriptors: what it has just received it may hold a moment."""
         deadline = time.monotonic() + 10
-        while self.descriptors() > most and time.monotonic() < deadline:
+        while self.descriptors() > most:
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.02)
-        return self.descriptors() <= most
+        return True
 
     def resident(self) -> int:
         """Return the daemon's resident memory in bytes."""
