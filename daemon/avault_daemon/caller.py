@@ -111,14 +111,15 @@ def _outermost(path: str) -> str | None:
     for component in path.split("/"):
         # systemd puts one _ before a name that would collide with a file of the kernel's (memory.service, _x.service).
         name = component.removeprefix("_")
-        if name == "user.slice" or not _is_unit_name(name):
+        if name == "user.slice" or not is_unit_name(name):
             return None
         if not name.endswith(".slice"):
             return name if name.endswith(_UNIT_SUFFIXES) else None
     return None
 
 
-def _is_unit_name(name: str) -> bool:
+def is_unit_name(name: str) -> bool:
+    """Report whether *name* can be that of a unit: the characters of systemd.unit(5), and a type behind a dot."""
     # The characters leave out the blank, and so the " (deleted)" that the kernel appends to a removed cgroup.
     stem = name.rpartition(".")[0]
     return bool(stem) and len(name) <= _MAX_UNIT and _UNIT_CHARACTERS.issuperset(name)

@@ -82,6 +82,11 @@ class Places:
         return self.runtime_dir / "operator.sock"
 
     @property
+    def credentials_socket(self) -> Path:
+        """Where systemd fetches credentials for units. Mode 0600: root, who comes in system units, needs no more."""
+        return self.runtime_dir / "credentials.sock"
+
+    @property
     def bindings(self) -> Path:
         """Where it is written which process holds which plugin."""
         return self.runtime_dir / "bindings.json"

@@ -18,6 +18,7 @@ from avault_protocol import AvaultError, BusyError, pack_error
 
 from .caller import identify
 from .connection import AgentConnection, OperatorConnection
+from .credential_server import CredentialServer
 from .faults import log_fault
 from .sockets import Sockets
 
@@ -52,6 +53,8 @@ class Server:
             "operator", places.operator_socket, modes.operator_socket, places.operator_group
         )
         agents = self._sockets.open("agent", places.agent_socket, modes.agent_socket)
+        credentials = self._sockets.open("credentials", places.credentials_socket, 0o600)
+        self._nursery.start_soon(CredentialServer(self._core).run, credentials)
         self._listen(operator, operator=True)
         self._listen(agents)
         self._own_agents()

@@ -70,6 +70,10 @@ _stackzero = _bind(_held, "sodium_stackzero", None, c_size_t)
 _chacha20 = _bind(
     _held, "crypto_stream_chacha20_ietf_xor", c_int, c_void_p, c_void_p, c_uint64, c_void_p, c_void_p
 )
+_base64_decode = _bind(
+    _held, "sodium_base642bin", c_int,
+    c_void_p, c_size_t, c_void_p, c_size_t, c_char_p, c_void_p, c_void_p, c_int,
+)  # fmt: skip
 _init = _bind(_held, "sodium_init", c_int)
 _memcmp = _bind(_held, "sodium_memcmp", c_int, c_void_p, c_void_p, c_size_t)
 _is_zero = _bind(_held, "sodium_is_zero", c_int, c_void_p, c_size_t)
@@ -89,6 +93,8 @@ _scrypt = _bind(
 if _init() < 0:
     raise InternalError("libsodium does not start")
 
+
+_BASE64_ORIGINAL = 1  # sodium_base64_VARIANT_ORIGINAL
 
 # Public bytes, and room for them, to overwrite registers with.
 _ZEROS = bytes(16 << 10)
@@ -142,6 +148,18 @@ def random(n: int) -> bytes:
     out = ctypes.create_string_buffer(n)
     random_into(ctypes.addressof(out), n)
     return out.raw
+
+
+def base64_decode(out: int, size: int, data: Pointer, n: int) -> int | None:
+    """Decode *n* bytes of base64 (RFC 4648, padded, nothing else in it) to *out*, where *size* bytes have room.
+
+    The data must be ASCII: the C code takes some bytes beyond for digits. Returns how many bytes came of it; None if it
+    is no base64, or too much.
+    """
+    length = c_size_t()
+    wrong = _base64_decode(out, size, data, n, None, ctypes.addressof(length), None, _BASE64_ORIGINAL)
+    scrub()
+    return None if wrong else length.value
 
 
 def hkdf_extract(out: int, salt: bytes, ikm: Pointer, n: int) -> None:
@@ -221,12 +239,15 @@ def self_test() -> None:
     expect("XChaCha20-Poly1305", "draft-irtf-cfrg-xchacha-03, A.3.1", _AEAD)
     xchacha20poly1305_decrypt(out, room.raw, len(_AEAD_TEXT) + TAG, _AEAD_AD, nonce, key)
     expect("XChaCha20-Poly1305", "decryption", _AEAD_TEXT.hex())
+    base64_decode(out, 6, b"Zm9vYmFy", 8)
+    expect("base64", "RFC 4648, 10", _BASE64)
     scrypt(out, b"", 0, b"", 4, r=1, length=64)
     expect("scrypt", "RFC 7914, 12, case 1", _SCRYPT)
 
 
 _HMAC = "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
 _HKDF = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
+_BASE64 = "666f6f626172"
 _CHACHA20 = (
     "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
     "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"

@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ import trio.testing
 from avault_daemon.audit.record import SIGN_LINES
 from avault_protocol import AuditFailedError, BusyError
 from support.callers import make_caller
-from support.faults import FaultyFiles
+from support.faults import FaultyFiles, file_size_limit
 from support.records import CALLER, Book, refuse, run_for, use
 from support.signing import Key
 
@@ -26,17 +23,6 @@ from support.signing import Key
 @pytest.fixture
 def book(tmp_path: Path) -> Book:
     return Book(tmp_path)
-
-
-@contextmanager
-def file_size_limit(size: int) -> Generator[None]:
-    """Let no file grow beyond *size*: a write takes what fits, the next fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

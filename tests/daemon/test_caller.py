@@ -18,6 +18,7 @@ from avault_daemon import caller as caller_module
 from avault_daemon.caller import SO_PEERPIDFD, CallerGoneError, identify, system_unit
 from avault_daemon.processes import start_time
 from avault_protocol import ERRORS, UnknownAgentError
+from support import cgroups
 from support.attacks import SPARE_UID
 from support.pids import end, needs_pids, sleeper_with
 
@@ -159,24 +160,11 @@ def test_a_program_that_was_started_after_connecting_changes_nothing_but_exe() -
         assert caller.exe.endswith("/cat")
 
 
-MOUNTS = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-UNIFIED = next((Path(where) for _, where, kind, *_ in MOUNTS if kind == "cgroup2"), None)
-
-
 @pytest.fixture
 def unit_cgroup() -> Generator[Path]:
     """An empty cgroup where systemd would put a unit, with what the unit made below; gone afterwards."""
-    if UNIFIED is None or os.geteuid() != 0:
-        pytest.skip("making a cgroup needs root and cgroup v2")
-    slice_ = UNIFIED / f"avault{os.getpid()}.slice"
-    below = slice_ / "cobot.service" / "other.service"
-    try:
-        below.mkdir(parents=True)
-    except OSError as error:
-        pytest.skip(f"no cgroup is to be had here: {error}")
-    yield below
-    for directory in (below, below.parent, slice_):
-        directory.rmdir()
+    with cgroups.made("cobot.service/other.service") as (below,):
+        yield below
 
 
 def test_the_unit_is_that_of_the_cgroup(unit_cgroup: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import hmac
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,7 @@ def test_the_self_test_passes() -> None:
         ("_HKDF", "HKDF-SHA256"),
         ("_CHACHA20", "ChaCha20"),
         ("_AEAD", "XChaCha20-Poly1305"),
+        ("_BASE64", "base64"),
         ("_SCRYPT", "scrypt"),
     ],
 )
@@ -72,6 +74,34 @@ def test_hmac(key: bytes, data: bytes) -> None:
     room = Room()
     sodium.hmac_sha256(room.address, data, len(data), key)
     assert room.read(32) == hmac.digest(key, data, "sha256")
+
+
+@given(DATA)
+def test_base64(data: bytes) -> None:
+    room, encoded = Room(), b64encode(data)
+    assert sodium.base64_decode(room.address, len(data), encoded, len(encoded)) == len(data)
+    assert room.read(len(data)) == data
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60).map(str.encode))
+def test_base64_takes_what_a_strict_decoder_takes(data: bytes) -> None:
+    try:
+        expected = b64decode(data, validate=True)
+    except ValueError:
+        expected = None
+    if expected is not None and b64encode(expected) != data:  # bits that count for nothing are not zero
+        expected = None
+    room = Room()
+    assert sodium.base64_decode(room.address, 100, data, len(data)) == (
+        None if expected is None else len(expected)
+    )
+
+
+def test_base64_stays_in_its_room() -> None:
+    room = Room()
+    assert sodium.base64_decode(room.address, 5, b"Zm9vYmFy", 8) is None
+    assert room.read(1, 5) == b"\0"
+    assert sodium.base64_decode(room.address, 6, b"Zm9vYmFy", 8) == 6
 
 
 @given(ikm=st.binary(min_size=1, max_size=100), salt=st.binary(max_size=32))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,3 +87,14 @@ class FaultyFiles(Files):
             self._do("unlink", lambda: super(FaultyFiles, self).unlink(path))
         else:
             super().unlink(path)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Generator[None]:
+    """Let no file grow beyond *size*: a write takes what fits, the next fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -87,6 +87,11 @@ class Opened:
         """The value's bytes, in the arena. All zero if the vault was locked meanwhile."""
         return self._slot.view
 
+    @property
+    def address(self) -> int:
+        """Where they lie."""
+        return self._slot.address
+
     def release(self) -> None:
         """Wipe the value. Doing so twice is fine."""
         self.released = True
