@@ -203,6 +203,27 @@ def test_a_challenge_is_answered_with_the_clients_key() -> None:
     assert (sent(made), made.news) == ([], [])
 
 
+@pytest.mark.parametrize("when", ["at once", "when accepted"])
+def test_a_challenge_that_comes_again_is_answered_once(when: str) -> None:
+    made = subscribed()
+    say(made, "AUTH", "c")
+    answer = authenticated(made)
+    if when == "when accepted":
+        say(made, "OK", answer.id, True, "")
+    say(made, "AUTH", "c")
+    assert sent(made) == []
+    say(made, "AUTH", "another")
+    assert ("challenge", "another") in authenticated(made).tags
+
+
+def test_a_challenge_is_answered_again_after_a_refusal() -> None:
+    made = subscribed()
+    say(made, "AUTH", "c")
+    say(made, "OK", authenticated(made).id, False, "error: too early")
+    say(made, "AUTH", "c")
+    assert ("challenge", "c") in authenticated(made).tags
+
+
 def test_a_subscription_that_wants_it_is_made_again() -> None:
     made = talk()
     sent(made)

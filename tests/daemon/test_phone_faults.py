@@ -128,7 +128,7 @@ async def test_pair_ask_and_leave(way: str, auth: str) -> None:
                 assert await vault.open(remote) == GOOD
                 assert (await remote.ask(core.logout())).text == "ack"
             assert await phone.until("left") == client.public.hex()
-            assert core.dropped.total() == 0
+            assert set(core.dropped) <= {"not the id of an open request"}  # a second answer to a repeated one
 
 
 class Row(NamedTuple):

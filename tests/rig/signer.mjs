@@ -91,7 +91,13 @@ const FAULTS = {
 
 const user = new PrivateKeySigner(bytes(userSecret)), signer = new PrivateKeySigner(bytes(signerSecret))
 const pool = new RelayPool()
-pool.relay(relay).challenge$?.subscribe(challenge => challenge && pool.relay(relay).authenticate(signer).catch(() => {}))
+// It tells of each challenge twice, and a relay takes one answer: refused the second time, it would believe itself a stranger.
+let answered
+pool.relay(relay).challenge$?.subscribe(challenge => {
+  if (!challenge || challenge === answered) return
+  answered = challenge
+  pool.relay(relay).authenticate(signer).catch(error => say({ refused: String(error) }))
+})
 let provider
 
 function make(bunkerSecret) {

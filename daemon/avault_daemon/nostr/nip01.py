@@ -58,6 +58,7 @@ class Talk:
         self.news: list[News | Event] = []
         self._url, self._key, self._clock = url, key, clock
         self._challenge: str | None = None
+        self._answered: str | None = None  # the challenge whose answer was accepted, or may yet be
         self._auth: str | None = None  # the id of our answer to the challenge
         self._attempts = 0
         self._closed = False  # our subscription, until we are authenticated
@@ -156,8 +157,10 @@ class Talk:
     # --- NIP-42, by the client's key, which the relay knows anyway ----------------------------------------------
 
     def _take_challenge(self, challenge: str) -> None:
+        """Answer a challenge once: some relays repeat it, and then refuse whom they have accepted."""
         self._challenge = challenge[:1024]
-        self._authenticate()
+        if self._challenge != self._answered:
+            self._authenticate()
 
     def _authenticate(self) -> None:
         tags = (("relay", self._url), ("challenge", self._challenge or ""))
@@ -165,7 +168,7 @@ class Talk:
             event = Event.signed(self._key, int(self._clock()), AUTH_KIND, tags, "")
         except ValueError:
             raise Lost("its challenge is no text that an event can hold") from None
-        self._auth = event.id
+        self._auth, self._answered = event.id, self._challenge
         self._send("AUTH", event.to_wire())
 
     def _need_auth(self, words: str) -> None:
@@ -180,7 +183,9 @@ class Talk:
         self._auth = None
         if accepted:
             self._repeat()
-        elif self._attempts:  # relays also challenge whom they let in anyway
+            return
+        self._answered = None
+        if self._attempts:  # relays also challenge whom they let in anyway
             raise Hopeless(words or "it does not accept our key")
 
     def _repeat(self) -> None:
