@@ -96,7 +96,8 @@ class Host:
 
     def write(self, inside: str, text: str, user: str | None = None) -> None:
         """Write a file, and make the folders above it that are missing; all belong to *user*."""
-        self.run("install", "-D", "-m", "644", "/dev/stdin", inside, user=user, stdin=text)
+        script = 'umask 022 && mkdir -p "$(dirname "$1")" && cat >"$1"'
+        self.run("sh", "-c", script, "sh", inside, user=user, stdin=text)
 
     def uid(self, user: str) -> int:
         """Return the uid of *user*."""

@@ -6,32 +6,49 @@ import os
 from collections.abc import Iterator
 
 from avault_client.cli import launch, terminal
-from avault_client.cli.grammar import Command, Option, WrongUse
-from avault_client.cli.output import escaped, note
+from avault_client.cli.grammar import JSON, Command, Option, WrongUse
+from avault_client.cli.output import escaped, note, print_json
 from avault_client.cli.service import install, manager, units
 from avault_client.cli.service.manager import UNITS
 from avault_protocol import BadRequestError, BusyError, DaemonUnavailableError, DeniedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from avault_client.cli.grammar import Parsed, Result
+    from avault_client.cli.grammar import Parsed
     from avault_client.cli.service.units import File
     from avault_client.cli.session import Session
 
 PLACES = ("AVAULT_HOME", "AVAULT_CONFIG", "AVAULT_RUNTIME_DIR")
 
 
-def install_service(session: Session, parsed: Parsed) -> Result | None:
+def install_service(session: Session, parsed: Parsed) -> None:
     """Write the units, enable and start them; or only show them, or take them away."""
     service, program = _service(parsed), launch.find_program()
     found = units.files(units.shipped(program, service), program, service)
     if parsed.flag("print"):
         for file in found:
             print(f"# {escaped(file.path)}\n{file.text}")
-        return None
+        return
     _check_may(service)
     if parsed.flag("remove"):
-        return {"service": service, "done": list(install.remove(found, service))}
+        _tell(install.remove(found, service), as_json=parsed.flag("json"))
+    else:
+        _check(session, parsed, program, service, found)
+        _tell(_steps(found, service, parsed), as_json=parsed.flag("json"))
+
+
+def _tell(steps: Iterator[str], *, as_json: bool) -> None:
+    """Take the *steps*, and say of each that it was taken: a later one may fail."""
+    done: list[str] = []
+    for step in steps:
+        done.append(step)
+        if not as_json:
+            print(escaped(step))
+    if as_json:
+        print_json({"done": done})
+
+
+def _check(session: Session, parsed: Parsed, program: str, service: str, found: list[File]) -> None:
     if service == "system":
         install.check_program(program)
     _check_running(session, service)
@@ -39,7 +56,6 @@ def install_service(session: Session, parsed: Parsed) -> Result | None:
     for name in PLACES:
         if os.environ.get(name):
             note(f"{name} is set here; the service does not see it (a drop-in with Environment= would)")
-    return {"service": service, "done": list(_steps(found, service, parsed))}
 
 
 def _steps(found: list[File], service: str, parsed: Parsed) -> Iterator[str]:
@@ -104,16 +120,11 @@ def _wants_linger(parsed: Parsed) -> bool:
         return False
 
 
-def _lines(result: Result) -> Iterator[str]:
-    yield from map(escaped, result["done"])
-
-
 COMMANDS = (
     Command(
         "install-service",
         "run avaultd as a service of systemd",
         install_service,
-        lines=_lines,
         options=(
             Option("user", "your own service (what is done if you are not root)"),
             Option("system", "the machine's service, under a user of its own (what is done for root)"),
@@ -122,6 +133,7 @@ COMMANDS = (
             Option("replace", "replace units that were edited, without asking"),
             Option("print", "show the units, and do nothing"),
             Option("remove", "stop the service and remove its units; the vault stays"),
+            JSON,
         ),
         example="avault install-service --linger",
         details="""

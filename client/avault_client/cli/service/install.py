@@ -78,7 +78,12 @@ def linger(*, wanted: bool) -> Iterator[str]:
     if manager.lingers(name):
         yield "unchanged: linger"
     elif wanted:
-        tell(["loginctl", "enable-linger"])
+        try:
+            tell(["loginctl", "enable-linger", name])
+        except BadRequestError as error:
+            raise BadRequestError(
+                error.message, hint=f"as root, run: loginctl enable-linger {name}"
+            ) from None
         yield f"linger: units of {name} start with the machine"
     else:
         yield f"no linger: it runs only while {name} is logged in; to change that: loginctl enable-linger"

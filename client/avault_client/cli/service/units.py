@@ -105,13 +105,15 @@ def _filled(text: str, program: str) -> str:
 def quoted(path: str) -> str:
     """Return *path* as the first word of a command line in a unit.
 
-    `BadRequestError` for what no unit can hold: characters of control, and what is not UTF-8.
+    `BadRequestError` for what systemd takes no program from: characters of control, quotes, backslashes, other than UTF-8.
     """
-    if not path.isprintable():  # which surrogates, of other encodings, are not
-        raise BadRequestError(f"{path!a}: no unit can name this path", hint="install avault elsewhere")
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    plain = path.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    return escaped if plain.isascii() and plain.isalnum() else f'"{escaped}"'
+    if not path.isprintable() or set(path) & set(
+        "\"'\\"
+    ):  # surrogates, of other encodings, are not printable
+        raise BadRequestError(
+            f"{path!a}: systemd runs no program of such a name", hint="install avault elsewhere"
+        )
+    return '"' + path.replace("%", "%%") + '"' if set(path) & set(" %;") else path
 
 
 def _signed(text: str, name: str, service: str) -> str:
