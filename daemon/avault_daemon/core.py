@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .requests import Requests
     from .settings import Settings
     from .throttle import Throttle
+    from .unattended import Unattended
     from .vault import Vault
 
 
@@ -40,6 +41,7 @@ class Core:
     phones: Phones
     bell: Bell
     keyring: KeyringSlots
+    unattended: Unattended
     unlocked: trio.Event = field(default_factory=trio.Event)
     """Set while the vault is unlocked; a new one after each lock."""
     reading: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))

@@ -46,6 +46,7 @@ from .settings import Settings, reread
 from .sockets import Sockets, handed_over
 from .supervisor import Supervisor
 from .throttle import Throttle
+from .unattended import Unattended
 from .vault import Vault
 
 log = logging.getLogger("avaultd")
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
-            read=[str(places.settings_dir)] if places.settings_dir else [],
+            read=[str(place) for place in (places.settings_dir, places.credentials_dir) if place],
             network=settings.network,
         )
         core = assemble(settings, places, confinement, keyring=keyring)
@@ -179,6 +180,7 @@ def assemble(
         phones=phones,
         bell=Bell(vault, phones, record, settings.ask_phone),
         keyring=KeyringSlots(arena, vault, keyring, places.home),
+        unattended=Unattended(arena, vault, record, places.credentials_dir),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
     vault.listeners += [core.follow_vault, core.bell.follow_vault, phones.follow_vault]
@@ -198,7 +200,7 @@ async def serve(
             await nursery.start(core.record.run)
             server = Server(core, nursery, sockets)
             server.start()
-            nursery.start_soon(core.bell.run)
+            nursery.start_soon(wake, core)
             nursery.start_soon(core.phones.settle)
             nursery.start_soon(supervisor.run)
             ask, asked = trio.open_memory_channel[None](1)
@@ -220,6 +222,12 @@ async def serve(
             nursery.cancel_scope.cancel()
     core.close()
     supervisor.close()
+
+
+async def wake(core: Core) -> None:
+    """Unlock if that can be done without anybody; if not, it may be time to ask the phone."""
+    await core.unattended.at_start()
+    await core.bell.run()
 
 
 def _show(core: Core, supervisor: Supervisor, *_: object) -> None:

@@ -65,6 +65,8 @@ class Places:
     runtime_dir: Path
     config: Path
     service: Literal["user", "system"]
+    credentials_dir: Path | None = None
+    """Where the service manager has put what it gives this daemon; systemd.exec(5)."""
 
     @property
     def modes(self) -> Modes:
@@ -170,7 +172,9 @@ def configure(
     chosen = settings.load(file, required=bool(named))
     service = guess if chosen.service == "auto" else chosen.service
     vault = _home(environ, home, service)
-    return chosen, Places(vault, _state_dir(environ, state_dir, service, vault), runtime, file, service)
+    state = _state_dir(environ, state_dir, service, vault)
+    given = environ.get("CREDENTIALS_DIRECTORY", "")
+    return chosen, Places(vault, state, runtime, file, service, Path(given) if os.path.isabs(given) else None)
 
 
 def make_directory(path: Path, mode: int) -> None:

@@ -324,6 +324,8 @@ METHODS: dict[str, Method] = {
         # --- operator.sock, the keyring of the desktop ------------------------------------------------------
         Method("keyring_unlock", OPERATOR, ONE_AT_A_TIME),
         Method("keyring_add", OPERATOR, UNLOCKED_ONLY, proof=True),
+        # --- operator.sock, the service manager ------------------------------------------------------------
+        Method("credential_add", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True),
         # --- operator.sock, with proof ----------------------------------------------------------------------
         Method(
             "put",

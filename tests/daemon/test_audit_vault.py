@@ -42,6 +42,7 @@ class Desk:
             phones=nobody,
             bell=nobody,
             keyring=nobody,
+            unattended=nobody,
         )
         vault.listeners.append(core.follow_vault)
 

@@ -86,6 +86,7 @@ CALLS: dict[str, Call] = {
     "phone_confirm": Call({"timeout": 9}),
     "keyring_unlock": Call({}),
     "keyring_add": Call({}),
+    "credential_add": Call({}),
     "put": Call({"items": [{"name": "NEW", "size": 0, "encoding": "text"}]}, "new value"),
     "reveal": Call({"name": "TOKEN"}),
     "rm": Call({"name": "TOKEN"}),
@@ -260,7 +261,9 @@ class Lab:
 
 
 @asynccontextmanager
-async def open_lab(folder: Path, keyring: Keyring | None = None) -> AsyncGenerator[Lab]:
+async def open_lab(
+    folder: Path, keyring: Keyring | None = None, credentials: Path | None = None
+) -> AsyncGenerator[Lab]:
     ear, root = Ear(), logging.getLogger()
     before = root.level
     gc.freeze()  # so that only what comes now is looked at
@@ -276,6 +279,7 @@ async def open_lab(folder: Path, keyring: Keyring | None = None) -> AsyncGenerat
                     Settings(log_level="debug", network=True),
                     network=network_of(relay),
                     keyring=keyring,
+                    credentials=credentials,
                 ) as house,
             ):
                 phone = Telephone(Arena(kind="mlock"), relay)
@@ -291,8 +295,11 @@ async def open_lab(folder: Path, keyring: Keyring | None = None) -> AsyncGenerat
 async def lab(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> AsyncGenerator[Lab]:
     folder = tmp_path / "house"
     folder.mkdir()
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
     with file_keyring(tmp_path / "keyring") as keyring:
-        async with open_lab(folder, keyring.keyring) as lab:
+        async with open_lab(folder, keyring.keyring, credentials) as lab:
+            (credentials / "avault.passphrase").write_text(lab.needles.plant("service's passphrase"))
             yield lab
     lab.needles.check("standard output and error", "".join(capfd.readouterr()))
 

@@ -57,6 +57,7 @@ CALLS: dict[str, tuple[dict[str, Any], bytes | None]] = {
     "phone_confirm": ({"timeout": 1}, None),
     "keyring_unlock": ({}, None),
     "keyring_add": ({}, None),
+    "credential_add": ({}, None),
     "put": ({"items": [{"name": "NEW", "size": 1, "encoding": "text"}]}, b"x"),
     "reveal": ({"name": "TOKEN"}, None),
     "rm": ({"name": "TOKEN"}, None),

@@ -16,7 +16,7 @@ from typing import Any, cast
 import trio
 
 from avault_daemon.core import Core
-from avault_daemon.main import assemble
+from avault_daemon.main import assemble, wake
 from avault_daemon.nostr.relay import NETWORK, Network
 from avault_daemon.oskeyring import Keyring
 from avault_daemon.places import Places
@@ -203,9 +203,13 @@ async def open_house(
     service: str = "user",
     network: Network = NETWORK,
     keyring: Keyring | None = None,
+    credentials: Path | None = None,
 ) -> AsyncGenerator[House]:
-    """Run a daemon in *folder* for as long as the block lasts; *network* is how it reaches relays, if it may, *keyring* a keyring."""
-    places = places_in(folder, service)
+    """Run a daemon in *folder* for as long as the block lasts.
+
+    *network* is how it reaches relays, if it may, *keyring* a keyring, *credentials* where a service manager's would be.
+    """
+    places = replace(places_in(folder, service), credentials_dir=credentials)
     places.make()
     chosen = replace(settings or Settings(), log_n=LOG_N)
     core = assemble(chosen, places, "nothing", min_log_n=LOG_N, network=network, keyring=keyring)
@@ -214,7 +218,7 @@ async def open_house(
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
-            nursery.start_soon(core.bell.run)
+            nursery.start_soon(wake, core)
             house = House(core, server, nursery)
             try:
                 yield house

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,6 +20,11 @@ from avault_protocol import (
 from ..confine import traced
 from ..conversation import Answer
 from .turn import Handler, Turn
+
+if TYPE_CHECKING:
+    from ..core import Core
+    from ..nostr.keys import SecretKey
+    from ..vault import Reseal
 
 
 def refuse_debugger() -> None:
@@ -128,6 +134,12 @@ async def slot_add(turn: Turn) -> Answer:
         return Answer({"slot": await turn.core.vault.add_passphrase(passphrase, turn.log_n)})
 
 
+async def credential_add(turn: Turn) -> Answer:
+    """Add a slot for the passphrase that the service manager has given the daemon."""
+    turn.progress("deriving the key")
+    return Answer({"slot": await turn.core.unattended.add(turn.log_n)})
+
+
 async def slot_remove(turn: Turn) -> Answer:
     """Remove a slot; the last passphrase stays. The keys that lie outside the vault go too, if they can be reached."""
     core, slot, left = turn.core, turn.params["slot"], False
@@ -157,12 +169,19 @@ async def rekey(turn: Turn) -> Answer:
     slot = turn.proof
     turn.progress("deriving the key")
     with turn.passphrase() as passphrase:
-        async with turn.core.keyring.resealing(turn.core.phones.reseal) as reseal:
+        async with turn.core.keyring.resealing(_reseal(turn.core)) as reseal:
             dropped = await turn.core.vault.rekey(passphrase, turn.log_n, slot, reseal)
     turn.ticket.proven = turn.proofs()[slot]
     turn.core.adopt_key()
     await turn.core.phones.prune()
     return Answer({"vault": vault_key(turn), "dropped": dropped})
+
+
+def _reseal(core: Core) -> Reseal:
+    def reseal(slot: str, content: str, key: SecretKey) -> str | None:
+        return core.unattended.reseal(slot, content, key) or core.phones.reseal(slot, content, key)
+
+    return reseal
 
 
 async def export(turn: Turn) -> Answer:
@@ -209,6 +228,7 @@ HANDLERS: dict[str, Handler] = {
     "prove": prove,
     "slots": slots,
     "slot_add": slot_add,
+    "credential_add": credential_add,
     "slot_remove": slot_remove,
     "change_passphrase": change_passphrase,
     "rekey": rekey,

@@ -1,13 +1,15 @@
 """The passphrase slot: the vault's key under a passphrase, as NIP-49 has it.
 
-A slot line's content is ``{"type":"passphrase","ncryptsec":"ncryptsec1…"}``. Passphrases lie in the arena, as UTF-8
-that the client has brought to NFKC; none of them becomes a Python object here.
+A slot line's content is ``{"type":"passphrase","ncryptsec":"ncryptsec1…"}``; of type ``systemd-credential`` where no
+person but the service manager has the passphrase (see `unattended`). Passphrases lie in the arena, as UTF-8 that the client
+has brought to NFKC; none of them becomes a Python object here.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Literal
 
 from avault_protocol import BadRequestError, CorruptError, TooLargeError
 from avault_protocol.limits import MAX_PASSPHRASE, MIN_PASSPHRASE
@@ -16,11 +18,17 @@ from ..arena import Arena, Slot
 from ..nostr import nip49
 from ..nostr.keys import SecretKey
 
-TYPE = "passphrase"
+Kind = Literal["passphrase", "systemd-credential"]
+
+TYPE: Kind = "passphrase"
+CREDENTIAL: Kind = "systemd-credential"
+KINDS = (TYPE, CREDENTIAL)
 DEFAULT_LOG_N = 18
 """scrypt takes 2**(18 + 10) bytes, 256 MiB, and most of a second."""
 
-_CONTENT = re.compile(r'\{"type":"passphrase","ncryptsec":"(ncryptsec1[02-9ac-hj-np-z]{1,200})"\}')
+_CONTENT = re.compile(
+    r'\{"type":"(?:passphrase|systemd-credential)","ncryptsec":"(ncryptsec1[02-9ac-hj-np-z]{1,200})"\}'
+)
 # RFC 3629: no surrogates, nothing over U+10FFFF, no overlong form. Applied to memory where it lies, without a copy.
 _UTF8 = re.compile(
     rb"(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
@@ -50,10 +58,10 @@ def check(passphrase: Slot) -> None:
         )
 
 
-def make(arena: Arena, key: SecretKey, passphrase: Slot, log_n: int) -> str:
-    """Return the content of a slot that holds *key*. Blocks: scrypt."""
+def make(arena: Arena, key: SecretKey, passphrase: Slot, log_n: int, kind: Kind = TYPE) -> str:
+    """Return the content of a slot of *kind* that holds *key*. Blocks: scrypt."""
     ncryptsec = nip49.encrypt(arena, key, passphrase, log_n)
-    return json.dumps({"type": TYPE, "ncryptsec": ncryptsec}, separators=(",", ":"))
+    return json.dumps({"type": kind, "ncryptsec": ncryptsec}, separators=(",", ":"))
 
 
 def open_key(arena: Arena, content: str, passphrase: Slot, *, min_log_n: int) -> SecretKey:

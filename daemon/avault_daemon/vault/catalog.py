@@ -25,7 +25,7 @@ _SLACK = 1024
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """One way to unlock. *log_n*: the cost of a passphrase's scrypt; None for slots of other types."""
+    """One way to unlock. *log_n*: the cost of scrypt; None for slots of types without."""
 
     id: str
     type: str
@@ -113,11 +113,11 @@ class Catalog:
         kind = _object(content, f"slot {slot}").get("type")
         if not isinstance(kind, str):
             raise CorruptError(f"slot {slot} has no type")
-        return SlotInfo(slot, kind, passphrase.log_n_of(content) if kind == passphrase.TYPE else None)
+        return SlotInfo(slot, kind, passphrase.log_n_of(content) if kind in passphrase.KINDS else None)
 
-    def passphrase_slots(self) -> list[str]:
-        """Return the ids of the slots that a passphrase opens."""
-        return [slot for slot in self.slots if self.slot(slot).type == passphrase.TYPE]
+    def passphrase_slots(self, kind: passphrase.Kind = passphrase.TYPE) -> list[str]:
+        """Return the ids of the slots that a passphrase opens, or one that the service manager has."""
+        return [slot for slot in self.slots if self.slot(slot).type == kind]
 
     def free_slot(self, kind: str) -> str:
         """Return an id for another slot of this kind: "passphrase", "passphrase-2", …"""

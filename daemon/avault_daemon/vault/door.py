@@ -218,8 +218,10 @@ class Door:
             seal.close()
             raise
 
-    async def unlock(self, passphrase: Slot, slot: str | None = None) -> str:
-        """Unlock by the slot *slot*, or by whichever the passphrase opens; return its id.
+    async def unlock(
+        self, passphrase: Slot, slot: str | None = None, kind: passphrases.Kind = passphrases.TYPE
+    ) -> str:
+        """Unlock by the slot *slot*, or by whichever of *kind* the passphrase opens; return its id.
 
         `WrongPassphraseError`; `NotFoundError`: no such slot; `BusyError`: another unlock is under way; `LockedError`:
         it was locked meanwhile; `CorruptError`: what the slot holds is not this vault's key. Cancelled while it waits
@@ -233,7 +235,7 @@ class Door:
         before = self.epoch
         self._to("try")
         try:
-            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot), close_key)
+            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot, kind), close_key)
             self._enter(seal, "opened")
         except BaseException:
             if self.epoch == before:
@@ -272,10 +274,14 @@ class Door:
         seal.close()
         return opened_by
 
-    def _open_slot(self, passphrase: Slot, slot: str | None) -> tuple[Seal, str]:
+    def _open_slot(
+        self, passphrase: Slot, slot: str | None, kind: passphrases.Kind = passphrases.TYPE
+    ) -> tuple[Seal, str]:
         # The anchor's, which a file must be under to be used: of one that cannot be, it is all that is sure.
         public = self.public.hex() if self.public is not None else None
-        return open_slot(self._arena, self._catalog, public, passphrase, slot, min_log_n=self._min_log_n)
+        return open_slot(
+            self._arena, self._catalog, public, passphrase, slot, min_log_n=self._min_log_n, kind=kind
+        )
 
     async def _derive(self, work: Callable[[], T], discard: Callable[[T], None]) -> T:
         """Run *work*, which takes a passphrase from the arena, in a thread; *discard* what it finds in vain."""

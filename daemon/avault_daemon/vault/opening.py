@@ -11,14 +11,23 @@ from .seal import Seal
 
 
 def open_slot(
-    arena: Arena, catalog: Catalog, public: str | None, passphrase: Slot, slot: str | None, *, min_log_n: int
+    arena: Arena,
+    catalog: Catalog,
+    public: str | None,
+    passphrase: Slot,
+    slot: str | None,
+    *,
+    min_log_n: int,
+    kind: passphrases.Kind = passphrases.TYPE,
 ) -> tuple[Seal, str]:
-    """Open a catalog's slot, or of all the one that the passphrase opens; return the key and the slot's id. Blocks.
+    """Open a catalog's slot, or of all of *kind* the one that the passphrase opens; return the key and the slot's id.
+
+    Blocks.
 
     `WrongPassphraseError`, `NotFoundError`, `BadRequestError` for a slot of another type, `CorruptError` if what the
     slot holds is not the key of which *public* is the public key.
     """
-    for candidate in _candidates(catalog, slot):
+    for candidate in _candidates(catalog, slot, kind):
         content = catalog.slots[candidate].text
         try:
             key = passphrases.open_key(arena, content, passphrase, min_log_n=min_log_n)
@@ -31,9 +40,9 @@ def open_slot(
     raise WrongPassphraseError
 
 
-def _candidates(catalog: Catalog, slot: str | None) -> list[str]:
+def _candidates(catalog: Catalog, slot: str | None, kind: passphrases.Kind) -> list[str]:
     if slot is None:
-        return catalog.passphrase_slots()
+        return catalog.passphrase_slots(kind)
     check_passphrase_slot(catalog, slot)
     return [slot]
 

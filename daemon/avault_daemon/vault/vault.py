@@ -138,13 +138,15 @@ class Vault(Door):
 
     # --- slots --------------------------------------------------------------------------------------------------
 
-    async def add_passphrase(self, passphrase: Slot, log_n: int) -> str:
-        """Add a passphrase slot; return its id. `BadRequestError`: the passphrase or *log_n* is not good enough."""
+    async def add_passphrase(
+        self, passphrase: Slot, log_n: int, kind: passphrases.Kind = passphrases.TYPE
+    ) -> str:
+        """Add a slot of *kind*; return its id. `BadRequestError`: the passphrase or *log_n* is not good enough."""
         before = self.epoch
-        content = await self._slot_content(passphrase, log_n)
+        content = await self._slot_content(passphrase, log_n, kind)
 
         def change(draft: Draft) -> str:
-            slot = draft.catalog.free_slot(passphrases.TYPE)
+            slot = draft.catalog.free_slot(kind)
             draft.put_slot(slot, content)
             return slot
 
@@ -203,12 +205,14 @@ class Vault(Door):
         """Remove a slot, from the file too. `NotFoundError`; `BadRequestError`: the last that a passphrase opens."""
         await self._transact(lambda draft: draft.remove_slot(slot))
 
-    async def _slot_content(self, passphrase: Slot, log_n: int) -> str:
+    async def _slot_content(
+        self, passphrase: Slot, log_n: int, kind: passphrases.Kind = passphrases.TYPE
+    ) -> str:
         self._check_new(passphrase, log_n)
         seal = self._need()
         with seal.held():
             return await self._derive(
-                lambda: passphrases.make(self._arena, seal.key, passphrase, log_n),
+                lambda: passphrases.make(self._arena, seal.key, passphrase, log_n, kind),
                 discard=lambda content: None,
             )
 

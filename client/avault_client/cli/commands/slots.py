@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 NEW = passphrase_options("the new passphrase", "new-")
 BUNKER = "BUNKER-URI"
+CREDENTIAL = "systemd-credential"
+CREDENTIAL_WARNING = (
+    "what this gives up: whoever gets this machine's disk together with what decrypts its credentials (its TPM, or"
+    " /var/lib/systemd/credential.secret) can open the vault, and so can root at any time"
+)
 KEYRING_WARNING = (
     "what this gives up: while you are logged in, any program of yours can read the key from the unlocked keyring, and so"
     " open the vault; whoever gets both the keyring's file and its passphrase can, too"
@@ -34,12 +39,15 @@ def _list_lines(result: Result) -> Iterator[str]:
 
 
 def slot_add(session: Session, parsed: Parsed) -> Result:
-    """Add a second passphrase, a phone, or the keyring of the desktop."""
+    """Add a second passphrase, a phone, the keyring of the desktop, or the service manager's credential."""
     if parsed.text("TYPE") == "phone":
         return _add_phone(session, parsed)
     if parsed.text("TYPE") == "keyring":
         note(KEYRING_WARNING)
         return session.call("keyring_add", working="asking the keyring")
+    if parsed.text("TYPE") == CREDENTIAL:
+        note(CREDENTIAL_WARNING)
+        return session.call("credential_add", log_n(parsed), working="adding the slot")
     if parsed.optional(BUNKER):
         raise WrongUse("slot add got more than it takes: a passphrase is never an argument")
     params = {"type": parsed.text("TYPE"), **log_n(parsed)}
@@ -121,7 +129,11 @@ COMMANDS = (
         slot_add,
         lines=_add_lines,
         arguments=(
-            Argument("TYPE", "what the new slot opens with", choices=("passphrase", "phone", "keyring")),
+            Argument(
+                "TYPE",
+                "what the new slot opens with",
+                choices=("passphrase", "phone", "keyring", CREDENTIAL),
+            ),
             Argument(
                 BUNKER, "what the signer on the phone shows; without it, a QR code is shown", optional=True
             ),
@@ -145,7 +157,13 @@ A phone is any signer for Nostr that can be asked from afar (NIP-46), such as Am
 settings for it. Each unlock then asks on the phone; what is asked for is one decryption.
 
 A keyring is that of your desktop, unlocked when you log in. avaultd needs keyring = true in its settings for it. Any
-program of your login can then open the vault.""",
+program of your login can then open the vault.
+
+A systemd-credential is a passphrase that systemd decrypts for the service, which then unlocks the vault when it starts,
+without anybody. Make it, as root, and restart the service:
+  head -c 32 /dev/urandom | base64 -w0 | systemd-creds encrypt --name=avault.passphrase - \
+    /etc/credstore.encrypted/avault.passphrase
+The slot is made for the credential that the service then has.""",
     ),
     Command(
         "slot remove",
