@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,11 @@ class Unavailable(Exception):
     """No such machine can be had here; the text says why."""
 
 
-def until(true: Callable[[], object], what: str, within: float = WITHIN) -> None:
+def until(true: Callable[[], object], what: str | Callable[[], str], within: float = WITHIN) -> None:
     """Wait until *true*; AssertionError that says *what* did not come about."""
     deadline = time.monotonic() + within
     while not true():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.01)
 
 
@@ -128,11 +128,16 @@ class Host:
         self.run("loginctl", "enable-linger", user)
         self.run("systemctl", "start", f"user@{self.uid(user)}.service")
 
-    def puppet(self, user: str, *under: str) -> Puppet:
-        """Start a puppet inside as *user*, by the command *under* if there is one (``systemd-run --scope``, say)."""
+    def puppet(self, user: str, *under: str, groups: Sequence[int] = ()) -> Puppet:
+        """Start a puppet inside as *user*, also of *groups*; by the command *under*, if there is one."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
-        program = [PYTHON, "-P", f"{SUPPORT}/attackers.py", str(its.fileno()), str(self.uid(user))]
+        program = [
+            PYTHON,
+            "-P",
+            f"{SUPPORT}/attackers.py",
+            *map(str, (its.fileno(), self.uid(user), *groups)),
+        ]
         with its:
             process = subprocess.Popen(self.command(*under, *program), pass_fds=[its.fileno()])
         puppet = Puppet(ours, process.pid, process)
