@@ -9,8 +9,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,7 +20,7 @@ import pytest
 from avault_client import Vault
 from avault_client._operator import OperatorConnection
 from support.daemon import RunningDaemon, running_daemon
-from support.memory import check, scan
+from support.memory import arena_of, check, keys_of, scan
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
 
@@ -32,24 +30,6 @@ PASSPHRASE = secrets.token_urlsafe(24).encode()
 
 def hkdf_extract(salt: bytes, key: bytes) -> bytes:
     return hmac.digest(salt or bytes(32), key, "sha256")
-
-
-def keys_of(daemon: RunningDaemon) -> dict[str, bytes]:
-    """Return every long-lived key of the vault, derived by other people's software in another process.
-
-    In another process, since a test must not be able to leak into what it scans; and it is the one place where nostr-sdk
-    and `cryptography` say what avault's own code should have derived.
-    """
-    script = Path(__file__).parent.parent / "support" / "vault_keys.py"
-    said = subprocess.run(
-        [sys.executable, "-P", script, daemon.home / "vault.jsonl"],
-        input=PASSPHRASE,
-        capture_output=True,
-        check=True,
-    )
-    lines = said.stdout.decode().split()
-    names = ("vault key", "shared x", "conversation key", "index key", "scrypt key")
-    return dict(zip(names, map(bytes.fromhex, lines), strict=True))
 
 
 @pytest.fixture(params=["memfd_secret", "mlock"])
@@ -62,21 +42,6 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningDa
 def operator(daemon: RunningDaemon) -> Iterator[OperatorConnection]:
     with OperatorConnection.connect(str(daemon.runtime_dir / "operator.sock"), timeout=60) as operator:
         yield operator
-
-
-def arena_of(daemon: RunningDaemon) -> list[tuple[int, int]]:
-    """With `mlock` root may read the arena itself: what lies in it is where it belongs, and is not counted."""
-    maps = Path(f"/proc/{daemon.pid}/smaps").read_text()
-    spans: list[tuple[int, int]] = []
-    span = (0, 0)
-    for line in maps.splitlines():
-        first = line.split()[0]
-        if "-" in first and not first.endswith(":"):
-            start, end = (int(edge, 16) for edge in first.split("-"))
-            span = (start, end)
-        elif line.startswith("VmFlags:") and " lo " in line and " dd " in line:
-            spans.append(span)
-    return spans
 
 
 def fill(operator: OperatorConnection) -> dict[str, bytes]:
@@ -104,12 +69,12 @@ def test_no_copy_of_anything_in_any_state(daemon: RunningDaemon, operator: Opera
     needles = {
         "passphrase": PASSPHRASE,
         **{f"value {n}": v for n, v in enumerate(values.values())},
-        **keys_of(daemon),
+        **keys_of(daemon.home, PASSPHRASE),
     }
     names = {name: name.encode() for name in list(values)[:10]}
 
     def look(*, unlocked: bool) -> None:
-        spans = arena_of(daemon)
+        spans = arena_of(daemon.pid)
         assert bool(spans) == unlocked
         check(daemon.pid, needles, names, ignore=spans)
 
@@ -153,7 +118,7 @@ def exercise(operator: OperatorConnection, values: Mapping[str, bytes]) -> None:
 def test_no_whole_copy_while_it_serves(daemon: RunningDaemon, operator: OperatorConnection) -> None:
     values = fill(operator)
     needles: dict[str, bytes] = {f"value {n}": v for n, v in enumerate(values.values())}
-    needles |= {"passphrase": PASSPHRASE, **keys_of(daemon)}
+    needles |= {"passphrase": PASSPHRASE, **keys_of(daemon.home, PASSPHRASE)}
     done = threading.Event()
 
     def load() -> None:
@@ -164,7 +129,7 @@ def test_no_whole_copy_while_it_serves(daemon: RunningDaemon, operator: Operator
     thread.start()
     try:
         for _ in range(5):
-            hits = scan(daemon.pid, needles, ignore=arena_of(daemon)).hits
+            hits = scan(daemon.pid, needles, ignore=arena_of(daemon.pid)).hits
             whole = [hit for hit in hits if hit.length >= len(needles[hit.label])]
             assert not whole
     finally:
@@ -175,7 +140,7 @@ def test_no_whole_copy_while_it_serves(daemon: RunningDaemon, operator: Operator
 def test_the_needles_are_the_right_ones(daemon: RunningDaemon, operator: OperatorConnection) -> None:
     """The keys that the scans look for are those of this vault."""
     fill(operator)
-    keys: dict[str, Any] = keys_of(daemon)
+    keys: dict[str, Any] = keys_of(daemon.home, PASSPHRASE)
     assert len({len(key) for key in keys.values()}) == 1
     index = hmac.digest(hkdf_extract(b"", keys["vault key"]), b"avault-index\x01", "sha256")
     assert keys["index key"] == index

@@ -14,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_long, c_size_t, c_void_p
@@ -214,3 +216,30 @@ def check(
     leaks = [hit for hit in result.hits if hit.label in needles]
     assert not leaks, f"{len(leaks)} copies: {leaks[:10]}"
     return result
+
+
+def arena_of(pid: int) -> list[tuple[int, int]]:
+    """With `mlock` root may read the arena itself: what lies in it is where it belongs, and is not counted."""
+    spans: list[tuple[int, int]] = []
+    span = (0, 0)
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first and not first.endswith(":"):
+            start, end = (int(edge, 16) for edge in first.split("-"))
+            span = (start, end)
+        elif line.startswith("VmFlags:") and " lo " in line and " dd " in line:
+            spans.append(span)
+    return spans
+
+
+def keys_of(home: Path, passphrase: bytes) -> dict[str, bytes]:
+    """Return every long-lived key of the vault in *home*, derived by other people's software in another process.
+
+    In another process, since a test must not be able to leak into what it scans; and it is the one place where nostr-sdk
+    and `cryptography` say what avault's own code should have derived.
+    """
+    script = Path(__file__).with_name("vault_keys.py")
+    command = [sys.executable, "-P", str(script), str(home / "vault.jsonl")]
+    lines = subprocess.run(command, input=passphrase, capture_output=True, check=True).stdout.decode().split()
+    names = ("vault key", "shared x", "conversation key", "index key", "scrypt key")
+    return dict(zip(names, map(bytes.fromhex, lines), strict=True))

@@ -91,7 +91,7 @@ class FaultRelay:
 
     def take(self, event: Event) -> None:
         self.events.append(event)
-        self._wake()
+        self.wake()
 
     async def deliver(self, event: Event) -> None:
         for session in tuple(self.sessions):
@@ -107,7 +107,8 @@ class FaultRelay:
         for session in tuple(self.sessions):
             await trio.aclose_forcefully(session.socket.stream)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have `until` look again."""
         self._news.set()
         self._news = trio.Event()
 
@@ -142,7 +143,7 @@ class FaultRelay:
             while True:
                 message = json.loads(await socket.recv())
                 self.seen.append(message)
-                self._wake()
+                self.wake()
                 await self.handler(session, message)
         finally:
             self.sessions.remove(session)

@@ -6,10 +6,14 @@ The signer's key is not the operator's, as with most signers. It decrypts whatev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import trio
 
 from avault_daemon.arena import Arena
 from avault_daemon.nostr.event import Event
@@ -57,6 +61,7 @@ class Telephone:
     mood: Mood = yes
     secret: str = "s3cret"
     url: str = ""
+    clock: Callable[[], float] = lambda: 1_800_000_000
     screen: list[str] = field(default_factory=list[str])
     requests: list[str] = field(default_factory=list[str])
 
@@ -88,11 +93,17 @@ class Telephone:
             if ("p", self.signer.public.hex()) in event.tags:
                 await self._answer(event)
 
+    async def tap(self) -> None:
+        """Answer the last request as the *mood* is by now."""
+        await self._answer(self._last)
+
     async def _answer(self, event: Event) -> None:
+        self._last = event
         client = bytes.fromhex(event.pubkey)
         request = json.loads(self._decrypt(self.signer, client, event.content))
         self.requests.append(request["method"])
         outcome = self.mood(request, self._result(request))
+        self.relay.wake()
         if outcome is not None:
             await self.relay.deliver(self._event(client, {"id": request["id"], **outcome}))
 
@@ -123,5 +134,20 @@ class Telephone:
             slot.view[:] = plain
             content = conversation.encrypt(slot)
         conversation.close()
-        now = 1_800_000_000 + len(self.requests)
+        now = int(self.clock()) + len(self.requests)
         return Event.signed(self.signer, now, KIND, (("p", client.hex()),), content)
+
+
+@asynccontextmanager
+async def real_phone() -> AsyncGenerator[Telephone]:
+    """Run a phone and its relay on a port of loopback."""
+    async with trio.open_nursery() as nursery:
+        relay = FaultRelay(nursery)
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, relay.serve_stream, [listener])
+        port = listener.socket.getsockname()[1]
+        # A name, which is to be looked up.
+        phone = Telephone(Arena(kind="mlock"), relay, url=f"ws://localhost:{port}", clock=time)
+        yield phone
+        phone.close()
+        nursery.cancel_scope.cancel()
