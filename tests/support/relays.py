@@ -147,6 +147,7 @@ class FaultRelay:
                 await self.handler(session, message)
         finally:
             self.sessions.remove(session)
+            self.wake()
 
 
 @asynccontextmanager
