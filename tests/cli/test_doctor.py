@@ -337,9 +337,8 @@ def test_without_systemd_that_is_said(tmp_path: Path) -> None:
 def test_units_that_are_not_enabled_are_named(tmp_path: Path) -> None:
     root = machine_with_systemd(tmp_path)
     found = list(service.findings("user", 7, root, enabled("avault.service", "avault-agent.socket")))
-    assert found[0] == warn(
-        "service", "not enabled: avault-operator.socket", "run: avault install-service --user"
-    )
+    missing = "not enabled: avault-operator.socket, avault-credentials.socket"
+    assert found[0] == warn("service", missing, "run: avault install-service --user")
     assert [one.what for one in found] == ["service", "linger"]
 
 

@@ -56,6 +56,7 @@ def test_a_fresh_user_installs_it_makes_a_vault_and_all_is_well(host: Host, user
         "wrote",
         "wrote",
         "wrote",
+        "wrote",
         "enabled",
         "started",
         "unchanged",
@@ -75,9 +76,9 @@ def test_done_again_it_changes_nothing(host: Host, user: str) -> None:
     host.run("avault", "install-service", "--no-linger", user=user)
     pid = host.run("systemctl", "--user", "show", "--value", "-p", "MainPID", "avault", user=user).stdout
     again = host.run("avault", "install-service", "--no-linger", user=user).stdout.splitlines()
-    assert [line.split(":")[0] for line in again][:4] == ["unchanged"] * 4
-    assert again[4].startswith("no linger")
-    assert len(again) == 5
+    assert [line.split(":")[0] for line in again][:5] == ["unchanged"] * 5
+    assert again[5].startswith("no linger")
+    assert len(again) == 6
     after = host.run("systemctl", "--user", "show", "--value", "-p", "MainPID", "avault", user=user).stdout
     assert after == pid
 
@@ -110,7 +111,7 @@ def test_remove_takes_away_what_was_installed_and_leaves_the_vault(host: Host, u
     host.run("avault", "install-service", "--no-linger", user=user)
     host.run(*INIT, user=user, stdin=PASSPHRASE)
     done = host.run("avault", "install-service", "--remove", user=user).stdout
-    assert done.count("removed: ") == 3
+    assert done.count("removed: ") == 4
     assert host.run("systemctl", "--user", "is-active", "avault", user=user, check=False).stdout != "active\n"
     units = host.path(f"/home/{user}/.config/systemd/user")
     assert [path.name for path in units.rglob("avault*")] == []
@@ -183,7 +184,14 @@ def test_doctor_names_what_is_broken_one_by_one(host: Host, user: str) -> None:
     host.run("avault", "install-service", "--no-linger", user=user)
     assert doctor(host, user)[1]["service"]["level"] == "ok"
     host.run(
-        "systemctl", "--user", "stop", "avault-agent.socket", "avault-operator.socket", "avault", user=user
+        "systemctl",
+        "--user",
+        "stop",
+        "avault-agent.socket",
+        "avault-operator.socket",
+        "avault-credentials.socket",
+        "avault",
+        user=user,
     )
     assert failing(host, user) == {"daemon"}
 
@@ -240,7 +248,7 @@ def test_a_fresh_machine_installs_it_and_operators_use_it(host: Host) -> None:
         denied = host.run("avault", "install-service", "--system", user="ann", check=False)
         assert "only root installs a system service" in denied.stderr
         done = host.run("avault", "install-service").stdout
-        assert done.count("wrote: ") == 4
+        assert done.count("wrote: ") == 5
         host.run("usermod", "--append", "--groups", "avault-operators", "ann")
         host.run(*INIT, user="ann", stdin=PASSPHRASE)
         assert json.loads(host.run("avault", "status", "--json", user="ann").stdout)["service"] == "system"
@@ -257,7 +265,7 @@ def test_a_fresh_machine_installs_it_and_operators_use_it(host: Host) -> None:
                 "started by",
             ):
                 assert found[what]["level"] == "ok", (who, found[what])
-        assert host.run("avault", "install-service").stdout.count("unchanged: ") == 5
+        assert host.run("avault", "install-service").stdout.count("unchanged: ") == 6
         host.run("chmod", "666", "/run/avault/operator.sock")
         assert failing(host, "ann") == {"operator socket"}
     finally:

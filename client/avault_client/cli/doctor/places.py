@@ -15,6 +15,8 @@ from .finding import Finding, fail, ok, warn
 
 MODES = {"user": (0o700, 0o600, 0o600), "system": (0o711, 0o666, 0o660)}
 """By service: of the directory, of the agents' socket, of the operator's."""
+CREDENTIALS = 0o600
+"""Of the socket from which systemd fetches credentials, in either."""
 OPERATORS = "avault-operators"
 ROOT_UID = 0
 
@@ -25,6 +27,7 @@ def findings(runtime: Path, home: Path, service: str, uid: int) -> Iterator[Find
     yield place("directory", runtime, directory, uid)
     yield place("agent socket", runtime / "agent.sock", agents, uid)
     yield place("operator socket", runtime / "operator.sock", operator, uid)
+    yield place("credentials socket", runtime / "credentials.sock", CREDENTIALS, uid)
     if service == "system":
         yield operators(runtime / "operator.sock")
     yield private("vault directory", home, uid)

@@ -14,8 +14,18 @@ from pathlib import Path
 from avault_protocol import BadRequestError
 
 UNITS = {
-    "user": ("avault.service", "avault-agent.socket", "avault-operator.socket"),
-    "system": ("avault-system.service", "avault-system-agent.socket", "avault-system-operator.socket"),
+    "user": (
+        "avault.service",
+        "avault-agent.socket",
+        "avault-operator.socket",
+        "avault-credentials.socket",
+    ),
+    "system": (
+        "avault-system.service",
+        "avault-system-agent.socket",
+        "avault-system-operator.socket",
+        "avault-system-credentials.socket",
+    ),
 }
 """By service: what is enabled, the service first."""
 STARTED = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "alias", "static"})
