@@ -29,7 +29,7 @@ from avault_protocol import (
     StorageFailedError,
 )
 from support.relays import FaultRelay, fault_relay
-from support.telephone import URL, Telephone, no, silent
+from support.telephone import URL, Telephone, no, silent, yes
 from support.vaults import CHEAP, Place, make_vault, value_of
 
 
@@ -166,6 +166,35 @@ async def test_pairing_has_its_time(autojump_clock: trio.testing.MockClock, desk
         await desk.phones.pair_nostrconnect([URL], desk.on_stage, patience=10)
 
 
+@pytest.mark.parametrize("words", ["already connected", "invalid secret", "no permission"])
+async def test_a_signer_that_refuses_the_pairing_is_quoted(
+    autojump_clock: trio.testing.MockClock, desk: Desk, words: str
+) -> None:
+    desk.phone.mood = lambda request, result: {"result": "", "error": words}
+    with pytest.raises(DeniedError, match=f"the signer answers: {words}"):
+        await desk.pair()
+    assert desk.phones.slots() == []
+
+
+async def test_a_signer_that_begins_to_listen_late(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    """As Amber did: for 30 s after the approval it hears nothing, so what it is asked is asked again, by the same id."""
+    ids: list[object] = []
+    began = trio.current_time()
+
+    def deaf(request: dict[str, object], result: str) -> dict[str, object] | None:
+        if request["method"] != "get_public_key":
+            return {"result": result}
+        ids.append(request["id"])
+        return {"result": result} if trio.current_time() - began > 30 else None
+
+    desk.phone.mood = deaf
+    await desk.pair()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+
+
 @pytest.mark.parametrize("relays", [[], ["http://a"], ["ws://relay.example"], [URL] * 1 + ["wss://b?c"]])
 async def test_relays_that_are_none(
     autojump_clock: trio.testing.MockClock, desk: Desk, relays: list[str]
@@ -216,6 +245,23 @@ async def test_the_old_file_with_the_new_pepper_opens_nothing(
     desk.path.write_bytes(old)
     with pytest.raises(DeniedError):
         await desk.unlock()
+
+
+async def test_an_answer_that_comes_minutes_late_is_taken(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    await desk.pair()
+    desk.vault.lock()
+    desk.phone.mood = silent
+
+    async def find_the_phone() -> None:
+        await trio.sleep(PATIENCE - 5)
+        desk.phone.mood = yes
+        await desk.phone.tap()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(find_the_phone)
+        assert await desk.unlock() == "phone"
 
 
 async def test_no_is_no_and_silence_is_no(autojump_clock: trio.testing.MockClock, desk: Desk) -> None:
