@@ -184,10 +184,8 @@ def document_of(service: SecretService) -> dict[str, bytes]:
     return {name: bytes.fromhex(value) for name, value in fields.items() if value is not None}
 
 
-async def test_a_phones_keys_lie_in_the_keyring(
-    tmp_path: Path, service: SecretService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with real_phone(monkeypatch) as phone:
+async def test_a_phones_keys_lie_in_the_keyring(tmp_path: Path, service: SecretService) -> None:
+    async with real_phone() as phone:
         with daemon_in(tmp_path, bus(service)) as daemon:
             await in_thread(must, daemon, "init", proof=True)
             await in_thread(must, daemon, "slot", "add", "phone", phone.bunker, "--yes", proof=True)
@@ -211,11 +209,9 @@ async def test_a_phones_keys_lie_in_the_keyring(
             assert service.items() == {}
 
 
-async def test_switched_on_switched_off_and_without_a_bus(
-    tmp_path: Path, service: SecretService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_switched_on_switched_off_and_without_a_bus(tmp_path: Path, service: SecretService) -> None:
     """What is in pairing.json goes to the keyring; from then on nothing is lost, nor asked of anything else."""
-    async with real_phone(monkeypatch) as phone:
+    async with real_phone() as phone:
         file = tmp_path / "state" / "pairing.json"
         with daemon_in(tmp_path, bus(service), CONFIG + "network = true\n") as daemon:
             await in_thread(must, daemon, "init", proof=True)
@@ -241,10 +237,8 @@ async def test_switched_on_switched_off_and_without_a_bus(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
-async def test_nothing_of_it_stays_in_memory(
-    tmp_path: Path, service: SecretService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with real_phone(monkeypatch) as phone:
+async def test_nothing_of_it_stays_in_memory(tmp_path: Path, service: SecretService) -> None:
+    async with real_phone() as phone:
         with daemon_in(tmp_path, bus(service)) as daemon:
             await in_thread(must, daemon, "init", proof=True)
             await in_thread(must, daemon, "slot", "add", "phone", phone.bunker, "--yes", proof=True)
