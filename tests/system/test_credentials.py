@@ -104,6 +104,10 @@ def machine(host: Host) -> Iterator[Machine]:
     machine.avault("set", "TOKEN", stdin=TOKEN.encode())
     machine.avault("set", "OTHER", stdin=b"another unit's")
     yield machine
+    host.run("systemctl", "stop", "agent*.service")
+    host.run("sh", "-c", "rm /etc/systemd/system/agent*.service")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "reset-failed")
     host.run("avault", "install-service", "--remove")
     host.run("rm", "-rf", "/var/lib/avault", "/run/avault", "/etc/avault", "/etc/credstore.encrypted")
 
