@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from avault_client.cli.commands import all_commands
 from support.daemon import BIN, RunningDaemon, running_daemon
 from support.needles import Needles, odd, token
+from support.telephone import real_phone
 from support.terminal import Terminal, on_terminal
 from support.watch import Files, Processes
 
 KEYS = Path(__file__).parents[1] / "support" / "vault_keys.py"
-CONFIG = 'log_n = 16\nlog_level = "debug"\n'
+CONFIG = 'log_n = 16\nlog_level = "debug"\nnetwork = true\n'
 UID = str(os.getuid())
 PLUGIN = """
 import sys
@@ -39,8 +41,8 @@ with Vault(plugin=sys.argv[1], secrets=sys.argv[2:]) as vault:
 # Every file that there is meant to be at any time, in the folders that are watched.
 MEANT = re.compile(
     r"/(config\.toml|avaultd\.log|copy\.jsonl|home|home/vault\.(jsonl|jsonl\.new|lock)|state|run"
-    r"|state/(anchor\.json|anchor\.json\.new|audit\.jsonl)|run/agents(/cobot(/agent\.sock)?)?"
-    r"|run/((agent|operator)\.sock|bindings\.(json|new)))"
+    r"|state/(anchor\.json|anchor\.json\.new|audit\.jsonl|pairing\.json|pairing\.json\.new)|run/agents(/cobot(/agent\.sock)?)?"
+    r"|run/((agent|operator|credentials)\.sock|bindings\.(json|new)))"
 )
 
 
@@ -228,6 +230,27 @@ def lock_and_unlock(scene: Scene) -> None:
     scene.run("unlock", "--passphrase-file", scene.kept("new passphrase"), status=7)
     scene.daemon.restart()
     scene.run("unlock", proven=True)
+
+
+async def test_by_phone(scene: Scene) -> None:
+    """Neither what the phone shows nor the secret of its URI is left anywhere; client key and pepper: test_phone_memory.py."""
+    async with real_phone() as phone:
+        phone.secret = scene.needles.plant("the URI's secret", token())
+        scene.seen_there.add("the URI's secret")  # single use; who sees a command line comes too late
+
+        async def run(*words: str, proven: bool = False) -> None:
+            await trio.to_thread.run_sync(lambda: scene.run(*words, proven=proven, stdin=b"a value"))
+
+        await run("init", proven=True)
+        await run("slot", "add", "phone", phone.bunker, "--yes", proven=True)
+        await run("lock")
+        await run("unlock", "--phone")
+        await run("set", "TOKEN", "--phone")
+        await run("get", "TOKEN", "--phone")
+        await run("slot", "remove", "phone", "--phone")
+        for number, text in enumerate(phone.screen):
+            scene.needles.plant(f"token {number}", bytes.fromhex(text.split()[-1]))
+        assert len(phone.screen) == 5
 
 
 def answer(scene: Scene, terminal: Terminal, prompt: str, label: str) -> None:
