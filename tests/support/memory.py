@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_long, c_size_t, c_void_p
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ RUN = 16
 _WORD = 8
 _CHUNK = 4 << 20
 _PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_DETACH, _PTRACE_GETREGSET = 0x4206, 0x4207, 17, 0x4204
+_PTRACE_CONT, _PTRACE_O_TRACEEXIT, _PTRACE_EVENT_EXIT = 7, 0x40, 6
 _WALL = 0x40000000
 # NT_PRSTATUS, NT_PRFPREG, NT_X86_XSTATE (x86 only)
 _REGISTERS = {"general": 1, "floating-point": 2, "vector": 0x202}
@@ -120,15 +121,21 @@ def _extend(chunk: bytes, position: int, text: bytes, offset: int) -> tuple[int,
     return start, end - start
 
 
-def scan(pid: int, needles: Mapping[str, bytes], *, ignore: Sequence[tuple[int, int]] = ()) -> Scan:
-    """Read all of the process's memory but the ranges (start, end) in *ignore*."""
+def scan(
+    pid: int,
+    needles: Mapping[str, bytes],
+    *,
+    ignore: Sequence[tuple[int, int]] = (),
+    registers: bool = True,
+) -> Scan:
+    """Read all of the process's memory but the ranges (start, end) in *ignore*, and its *registers* if nobody traces it."""
     result = Scan()
     index = _Index(needles)
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for start, end, name in _maps(pid):
             if not any(first <= start and end <= last for first, last in ignore):
                 _scan_map(memory.fileno(), start, end, name, index, result)
-    for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+    for thread in map(int, os.listdir(f"/proc/{pid}/task")) if registers else ():
         for name, content in _registers(thread):
             result.hits += [
                 Hit(label, form, offset, length, f"registers of thread {thread}: {name}")
@@ -199,6 +206,26 @@ def stopped(pid: int) -> Generator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def at_exit(pid: int) -> Generator[Callable[[], None]]:
+    """Yield what waits until the process is about to end by itself, its memory still there; it ends after the block."""
+
+    def reached() -> None:
+        while True:
+            _, status = os.waitpid(pid, _WALL)
+            assert os.WIFSTOPPED(status), "it has ended unseen"
+            if status >> 16 == _PTRACE_EVENT_EXIT:
+                return
+            signum = os.WSTOPSIG(status) if status >> 16 == 0 else 0
+            _ptrace(_PTRACE_CONT, pid, 0, signum)
+
+    _ptrace(_PTRACE_SEIZE, pid, 0, _PTRACE_O_TRACEEXIT)
+    try:
+        yield reached
+    finally:
+        _ptrace(_PTRACE_DETACH, pid, 0, 0, missing_ok=True)
 
 
 def check(

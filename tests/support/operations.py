@@ -297,7 +297,8 @@ def error_of(operation: Operation) -> str:
 def main() -> None:
     confine.first()
     before = {name: errno_of(operation) for name, operation in FORBIDDEN.items()}
-    (OUTSIDE / "victim").touch()
+    if not (OUTSIDE / "victim").exists():
+        (OUTSIDE / "victim").touch()
     force = confine.confine(write=[str(HOME)], read=[])
     after = {name: errno_of(operation) for name, operation in FORBIDDEN.items()}
     needed = {name: error_of(operation) for name, operation in NEEDED.items()}
