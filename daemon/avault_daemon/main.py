@@ -37,13 +37,14 @@ from .nostr.relay import NETWORK, Network
 from .nostr.socks import through
 from .nostr.uris import safe_host
 from .oskeyring import Keyring
-from .pairings import FileStore, KeyringStore, Pairings
+from .pairings import Pairings
 from .phones import Phones
 from .places import Places
 from .requests import Requests
 from .server import Server
 from .settings import Settings, reread
 from .sockets import Sockets, handed_over
+from .stores import FileStore, KeyringStore
 from .supervisor import Supervisor
 from .throttle import Throttle
 from .unattended import Unattended

@@ -12,7 +12,8 @@ import pytest
 from avault_daemon.arena import Arena
 from avault_daemon.files import Files
 from avault_daemon.oskeyring import Keyring
-from avault_daemon.pairings import POINTER, FileStore, KeyringStore, Pairing, Pairings
+from avault_daemon.pairings import Pairing, Pairings
+from avault_daemon.stores import POINTER, FileStore, KeyringStore
 from avault_protocol import (
     BadRequestError,
     CorruptError,

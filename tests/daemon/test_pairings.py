@@ -17,7 +17,8 @@ from hypothesis import given, strategies as st
 from avault_daemon import sodium
 from avault_daemon.arena import Arena, Slot
 from avault_daemon.files import Files
-from avault_daemon.pairings import MAX_DOCUMENT, FileStore, Pairing, Pairings, random_slot
+from avault_daemon.pairings import Pairing, Pairings, random_slot
+from avault_daemon.stores import MAX_DOCUMENT, FileStore
 from avault_protocol import AvaultError, CorruptError, LockedError, NotFoundError, StorageFailedError
 
 HEX = "ab" * 32

@@ -14,10 +14,11 @@ import trio.testing
 
 from avault_daemon.arena import Arena
 from avault_daemon.nostr.relay import Network
-from avault_daemon.pairings import FileStore, Pairings
+from avault_daemon.pairings import Pairings
 from avault_daemon.patience import GOODBYE, PATIENCE
 from avault_daemon.phones import Candidate, Phones
 from avault_daemon.slots.phone import PhoneSlot
+from avault_daemon.stores import FileStore
 from avault_daemon.vault import Vault
 from avault_protocol import (
     LOCKED,
