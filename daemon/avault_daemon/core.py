@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .bindings import Bindings
     from .gate import Gate
     from .keyring_slots import KeyringSlots
+    from .locker import Locker
     from .phones import Phones
     from .places import Places
     from .requests import Requests
@@ -40,6 +41,7 @@ class Core:
     throttle: Throttle
     phones: Phones
     bell: Bell
+    locker: Locker
     keyring: KeyringSlots
     unattended: Unattended
     unlocked: trio.Event = field(default_factory=trio.Event)

@@ -8,12 +8,13 @@ flushes the record before the answer leaves, and withholds the answer if that fa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from avault_protocol import UNLOCKED, AvaultError, LockedError, NotFoundError, NotGrantedError
 
 from .audit.lines import GET
+from .clock import boottime
 
 if TYPE_CHECKING:
     from .audit import Record
@@ -28,11 +29,22 @@ log = logging.getLogger(__name__)
 class Gate:
     """Decides and records. *service* is "user" or "system", as in `policy`."""
 
-    def __init__(self, vault: Vault, record: Record, requests: Requests, service: Service) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        record: Record,
+        requests: Requests,
+        service: Service,
+        *,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
         self._vault = vault
         self._record = record
         self._requests = requests
         self._service: Service = service
+        self._clock = clock
+        self.used_at = clock()
+        """When something was last allowed, by *clock*."""
 
     def get(self, session: Session, name: str) -> Opened:
         """Open the secret *name* for the plugin of *session*.
@@ -44,6 +56,7 @@ class Gate:
         except AvaultError as error:
             self.refuse(session.caller, GET, error, agent=session.agent, plugin=session.plugin, secret=name)
             raise
+        self.used_at = self._clock()
         self._record.append(
             session.caller,
             GET,
@@ -128,4 +141,5 @@ class Gate:
         version: int | None = None,
     ) -> None:
         """Put on record that *action* is being done."""
+        self.used_at = self._clock()
         self._record.append(caller, action, agent=agent, plugin=plugin, secret=secret, version=version)

@@ -24,7 +24,7 @@ import trio
 
 from avault_protocol import AvaultError, BusyError
 
-from . import __version__, journal, places as place_rules, sodium, units
+from . import __version__, journal, lock_on, places as place_rules, sodium, units
 from .anchor import Anchor
 from .arena import Arena
 from .audit import Record
@@ -33,6 +33,7 @@ from .bindings import Bindings
 from .core import Core
 from .gate import Gate
 from .keyring_slots import KeyringSlots
+from .locker import Locker
 from .nostr.relay import NETWORK, Network
 from .nostr.socks import through
 from .nostr.uris import safe_host
@@ -81,17 +82,30 @@ def run(arguments: Sequence[str]) -> int:
         places.claim()
         sodium.self_test()
         keyring = Keyring.start() if settings.keyring else Keyring()
+        bus = _bus(settings)
         # Now, before the first thread: what comes later is confined with it.
         confinement = confine.confine(
             write=[str(places.home), str(places.state_dir), str(places.runtime_dir)],
             read=[str(place) for place in (places.settings_dir, places.credentials_dir) if place],
             network=settings.network,
         )
-        core = assemble(settings, places, confinement, keyring=keyring)
+        core = assemble(settings, places, confinement, keyring=keyring, bus=bus)
         trio.run(serve, core, Sockets(handed, supervisor), supervisor, lambda: read()[0])
     except* (AvaultError, OSError) as group:
         status = _report(group)
     return status
+
+
+def _bus(settings: Settings) -> socket.socket | str | None:
+    """Return a connection to the system bus, if the settings need one, or why there is none."""
+    if not lock_on.parse(settings.lock_on).needs_bus:
+        return None
+    from . import logind  # what it brings is for those who want it
+
+    try:
+        return logind.connect(os.environ)
+    except logind.BusGoneError as error:
+        return str(error)
 
 
 def _raise_descriptor_limit() -> None:
@@ -139,6 +153,7 @@ def assemble(
     min_log_n: int = 16,
     network: Network = NETWORK,
     keyring: Keyring | None = None,
+    bus: socket.socket | str | None = None,
 ) -> Core:
     """Open everything that belongs to one daemon.
 
@@ -167,6 +182,7 @@ def assemble(
         plain_hosts=settings.plain_relays,
         network=replace(network, dial=through(settings.socks)) if settings.socks else network,
     )
+    gate = Gate(vault, record, requests, places.service)
     core = Core(
         settings=settings,
         places=places,
@@ -175,16 +191,18 @@ def assemble(
         vault=vault,
         record=record,
         requests=requests,
-        gate=Gate(vault, record, requests, places.service),
+        gate=gate,
         bindings=Bindings(places.bindings),
         throttle=Throttle(time.monotonic),
         phones=phones,
         bell=Bell(vault, phones, record, settings.ask_phone),
         keyring=KeyringSlots(arena, vault, keyring, places.home),
         unattended=Unattended(arena, vault, record, places.credentials_dir),
+        locker=Locker(vault, record, gate, places.service, lock_on.parse(settings.lock_on), bus),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
-    vault.listeners += [core.follow_vault, core.bell.follow_vault, phones.follow_vault]
+    followers = (core.follow_vault, core.bell.follow_vault, phones.follow_vault, core.locker.follow_vault)
+    vault.listeners += followers
     return core
 
 
@@ -201,6 +219,7 @@ async def serve(
             await nursery.start(core.record.run)
             server = Server(core, nursery, sockets)
             server.start()
+            nursery.start_soon(core.locker.run)
             nursery.start_soon(wake, core)
             nursery.start_soon(core.phones.settle)
             nursery.start_soon(supervisor.run)
@@ -236,12 +255,9 @@ def _show(core: Core, supervisor: Supervisor, *_: object) -> None:
 
 
 def _stop(core: Core, signum: int) -> None:
-    was_unlocked = core.vault.unlocked
-    core.vault.lock()
     why = f"stopping on {signal.Signals(signum).name}"
+    core.locker.lock(why)
     log.info("%s", why)
-    if was_unlocked:
-        core.record.note("lock", why)
     core.keyring.keyring.close()  # a thread may wait for it
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from avault_protocol import BadRequestError, is_secret_name
 from avault_protocol.limits import MAX_CONNECTIONS_PER_UID
 
+from . import lock_on
 from .nostr.uris import MAX_RELAYS, check_relay, parse_proxy
 
 _MAX_FILE = 64 * 1024
@@ -40,6 +41,7 @@ class Settings:
     socks: str = ""
     keyring: bool = False
     ask_phone: Literal["at-start", "when-needed", "never"] = "when-needed"
+    lock_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ RULES: Mapping[str, tuple[str, ...] | tuple[bool, ...] | range | Text | Texts] =
     "socks": Text(),
     "keyring": (False, True),
     "ask_phone": ("at-start", "when-needed", "never"),
+    "lock_on": Texts("suspend, screen-lock or idle:DURATION (idle:8h, say)", 3),
 }
 """Which values a key may have: one of some, a whole number of a range, a text, or a list."""
 
@@ -120,6 +123,10 @@ def parse(content: bytes, name: str) -> Settings:
     )
     if settings.socks and not _passes(parse_proxy)(settings.socks):
         raise BadRequestError(f"{name}: socks is no proxy's address, HOST:PORT")
+    try:
+        lock_on.parse(settings.lock_on)
+    except BadRequestError as error:
+        raise BadRequestError(f"{name}: lock_on: {error.message}") from None
     return settings
 
 

@@ -52,6 +52,7 @@ STATUS: dict[str, Any] = {
         "relays": [],
     },
     "keyring": {"backend": None, "ok": False, "slots": 0},
+    "lock_on": [],
     "warnings": [],
 }
 

@@ -43,6 +43,7 @@ class Desk:
             bell=nobody,
             keyring=nobody,
             unattended=nobody,
+            locker=nobody,
         )
         vault.listeners.append(core.follow_vault)
 

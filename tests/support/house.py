@@ -204,20 +204,23 @@ async def open_house(
     network: Network = NETWORK,
     keyring: Keyring | None = None,
     credentials: Path | None = None,
+    bus: socket.socket | str | None = None,
 ) -> AsyncGenerator[House]:
     """Run a daemon in *folder* for as long as the block lasts.
 
-    *network* is how it reaches relays, if it may, *keyring* a keyring, *credentials* where a service manager's would be.
+    *network* is how it reaches relays, if it may, *keyring* a keyring, *credentials* where a service manager's would be, *bus* the
+    system bus.
     """
     places = replace(places_in(folder, service), credentials_dir=credentials)
     places.make()
     chosen = replace(settings or Settings(), log_n=LOG_N)
-    core = assemble(chosen, places, "nothing", min_log_n=LOG_N, network=network, keyring=keyring)
+    core = assemble(chosen, places, "nothing", min_log_n=LOG_N, network=network, keyring=keyring, bus=bus)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.record.run)
             server = Server(core, nursery)
             server.start()
+            nursery.start_soon(core.locker.run)
             nursery.start_soon(wake, core)
             house = House(core, server, nursery)
             try:

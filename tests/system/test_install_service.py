@@ -47,16 +47,10 @@ def unit(host: Host, user: str) -> str:
 
 def test_a_fresh_user_installs_it_makes_a_vault_and_all_is_well(host: Host, user: str) -> None:
     assert failing(host, user) == {"daemon"}
-    host.run(
-        "loginctl", "enable-linger", user
-    )  # what a session of one's own may do, too, where there is polkit
     host.run("loginctl", "enable-linger", user)  # where there is polkit, a user may do so, too
     done = host.run("avault", "install-service", "--linger", user=user).stdout.splitlines()
     assert [line.split(":")[0] for line in done] == [
-        "wrote",
-        "wrote",
-        "wrote",
-        "wrote",
+        *["wrote"] * 4,
         "enabled",
         "started",
         "unchanged",
@@ -237,6 +231,43 @@ def test_log_lines_are_in_the_journal_with_their_fields(host: Host, user: str) -
     )
     assert (line["PRIORITY"], line["SYSLOG_IDENTIFIER"], line["_TRANSPORT"]) == ("6", "avaultd", "journal")
     assert line["CODE_FILE"].endswith("echo.py")
+
+
+def test_a_locked_session_locks_the_vault(host: Host, user: str) -> None:
+    host.write(f"/home/{user}/.config/avault/config.toml", 'lock_on = ["suspend", "screen-lock"]\n', user)
+    host.run("avault", "install-service", "--no-linger", user=user)
+    host.run(*INIT, user=user, stdin=PASSPHRASE)
+    host.add_user(f"{user}b")
+    for name in (f"{user}b", user):
+        host.run(
+            "systemd-run",
+            f"--uid={name}",
+            "-p",
+            "PAMName=login",
+            f"--unit=session-of-{name}",
+            "sleep",
+            "1000",
+        )
+
+    def state() -> str:
+        return str(json.loads(host.run("avault", "status", "--json", user=user).stdout)["state"])
+
+    def session(name: str) -> str:
+        rows = host.run("loginctl", "list-sessions", "--no-legend").stdout.splitlines()
+        return next((row.split()[0] for row in rows if row.split()[2] == name), "")
+
+    for name in (f"{user}b", user):
+        until(lambda name=name: session(name), "no session")  # type: ignore[misc]
+    assert state() == "unlocked"
+    host.run("loginctl", "lock-session", session(f"{user}b"))
+    delays = host.run("systemd-inhibit", "--list", "--no-legend").stdout
+    assert [line.split()[0] for line in delays.splitlines() if user in line and " sleep " in line] == [
+        "avault"
+    ]
+    assert state() == "unlocked"
+    host.run("loginctl", "lock-session", session(user))
+    until(lambda: state() == "locked", "it does not lock")
+    assert "screen-lock" in host.run("avault", "audit", user=user).stdout
 
 
 # --- the system's service ---------------------------------------------------------------------------------------------

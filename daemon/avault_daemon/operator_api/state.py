@@ -64,10 +64,12 @@ async def status(turn: Turn) -> Answer:
                 "ok": core.keyring.keyring.ok,
                 "slots": len(core.keyring.slots()) if there else 0,
             },
+            "lock_on": list(core.settings.lock_on),
             "warnings": [
                 *vault.warnings,
                 *core.bindings.warnings,
                 *([core.record.problem] if core.record.problem else []),
+                *([core.locker.problem] if core.locker.problem else []),
                 *([core.keyring.keyring.problem] if core.keyring.keyring.problem else []),
             ],
         }

@@ -57,6 +57,7 @@ def findings(session: Session) -> Iterator[Finding]:
         yield from process.findings(told)
         yield from _places(told)
         yield from relays.findings(told["phone"])
+        yield from _optional(told)
     yield from service.findings(*_served(told))
     yield from machine.findings()
 
@@ -84,6 +85,17 @@ def _daemon(told: Result) -> Iterator[Finding]:
         yield fail("record", "not working: nothing is served", "mend the disk, then restart avaultd")
     for warning in told["warnings"]:
         yield warn("warning", warning)
+
+
+def _optional(told: Result) -> Iterator[Finding]:
+    """Yield how that is which is only there if the settings ask for it."""
+    keyring = told["keyring"]
+    if keyring["ok"]:
+        yield ok("keyring", f"{keyring['backend']}, found by the daemon")
+    elif keyring["slots"] or keyring["backend"]:
+        yield warn("keyring", "cannot be used now", "is it unlocked? then restart avaultd")
+    if told["lock_on"]:
+        yield ok("lock on", f"{', '.join(told['lock_on'])}, unless there is a warning above")
 
 
 def _places(told: Result) -> Iterator[Finding]:

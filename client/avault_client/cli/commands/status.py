@@ -51,6 +51,8 @@ def _rows(told: Result) -> Iterator[tuple[str, str]]:
     if keyring["backend"] or keyring["slots"]:
         use = keyring["backend"] if keyring["ok"] else "NOT REACHABLE"
         yield "keyring", f"{use}, {some(keyring['slots'], 'slot')}"
+    if told["lock_on"]:
+        yield "locks on", ", ".join(told["lock_on"])
     if told["requests"]:
         yield "waiting", some(told["requests"], "request") + ": avault requests"
 
