@@ -22,24 +22,23 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         pytest.skip(str(why))
 
 
-@pytest.fixture
-def fresh_user(host: Host) -> str:
-    """The name of a user that is not there yet."""
+def fresh_user() -> str:
+    """Return the name of a user that is not there yet."""
     return f"user{next(_numbers)}"
 
 
 @pytest.fixture
-def user_service(host: Host, fresh_user: str) -> Iterator[Installed]:
-    installed = install_user(host, fresh_user)
+def user_service(host: Host) -> Iterator[Installed]:
+    installed = install_user(host, fresh_user())
     yield installed
     installed.desk.die()
-    host.run("loginctl", "disable-linger", fresh_user)
-    host.run("systemctl", "stop", f"user@{host.uid(fresh_user)}.service")
+    host.run("loginctl", "disable-linger", installed.desk_user)
+    host.run("systemctl", "stop", f"user@{installed.uid}.service")
 
 
 @pytest.fixture
-def system_service(host: Host, fresh_user: str) -> Iterator[Installed]:
-    installed = install_system(host, fresh_user)
+def system_service(host: Host) -> Iterator[Installed]:
+    installed = install_system(host, fresh_user())
     yield installed
     installed.desk.die()
     installed.remove()

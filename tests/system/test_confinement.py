@@ -9,7 +9,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from support import attacks
 from support.directives import TRIED
 from support.host import PYTHON, ROOT, SUPPORT, until
-from support.memory import at_exit, scan
+from support.memory import at_exit, keys_of, scan
 from support.needles import token
 from support.services import PASSPHRASE
 from support.units import Installed, texts
@@ -159,6 +158,18 @@ def test_what_would_do_harm_is_not_set_and_is_said_to_be_so(kind: str) -> None:
     assert {name for name in NEVER[kind] if f"{name}=" not in comments} == set()
 
 
+def test_the_network_is_let_in_by_the_drop_in_that_the_readme_shows(service: Installed) -> None:
+    readme = (ROOT / "README.md").read_text()
+    [drop_in] = re.findall(r"```ini\n(\[Service\]\nRestrict.*?)```", readme, re.DOTALL)
+    service.drop_in(drop_in + ("" if service.user else "PrivateNetwork=no\nIPAddressDeny=\n"))
+    service.configure("log_n = 16\nnetwork = true\n")
+    service.answers()
+    assert set(service.show("RestrictAddressFamilies").split()) == {"AF_UNIX", "AF_INET", "AF_INET6"}
+    assert service.show("PrivateNetwork") == "no"
+    assert service.show("IPAddressDeny") == ""
+    assert service.must("status")["phone"]["network"] is True
+
+
 def directives() -> list[tuple[str, list[str]]]:
     """Return the user unit's hardening, name and lines."""
     unit = texts("user")["avault.service"]
@@ -205,7 +216,8 @@ def test_a_stop_wipes_memory_before_the_end(service: Installed) -> None:
     """With memory that root may read. The control: while the vault is open its keys are there, and nowhere else."""
     service.configure('log_n = 16\nmemory = "mlock"\n')
     service.make_vault(**{f"S_{number}": token() for number in range(20)})
-    keys = keys_of(service)
+    home = f"/home/{service.user}/.local/share/avault" if service.user else "/var/lib/avault/vault"
+    keys = keys_of(service.host.path(home), PASSPHRASE.encode())
     pid = service.outside
     assert {hit.label for hit in scan(pid, keys).hits} >= {"vault key", "index key"}
     assert arena(pid)
@@ -217,18 +229,6 @@ def test_a_stop_wipes_memory_before_the_end(service: Installed) -> None:
     assert left.size > 0
     assert left.hits == []
     until(lambda: service.show("ActiveState") == "inactive", "it does not end")
-
-
-def keys_of(service: Installed) -> dict[str, bytes]:
-    """Return the long-lived keys of the vault, as other people's software derives them in another process."""
-    home = f"/home/{service.user}/.local/share/avault" if service.user else "/var/lib/avault/vault"
-    script = ROOT / "tests" / "support" / "vault_keys.py"
-    file = service.host.path(f"{home}/vault.jsonl")
-    said = subprocess.run(
-        [sys.executable, "-P", script, file], input=PASSPHRASE.encode(), capture_output=True, check=True
-    )
-    names = ("vault key", "shared x", "conversation key", "index key", "scrypt key")
-    return dict(zip(names, map(bytes.fromhex, said.stdout.decode().split()), strict=True))
 
 
 def arena(pid: int) -> list[str]:
