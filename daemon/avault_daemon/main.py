@@ -65,13 +65,14 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the daemon with *arguments*, and return its exit status."""
     options = vars(parser().parse_args(arguments))
-    if service := options.pop("print_units"):
-        print(json.dumps(units.read(service)))  # noqa: T201
-        return 0
+    service = options.pop("print_units")
     os.umask(0o077)
     _raise_descriptor_limit()
     status = 0
     try:
+        if service:
+            print(json.dumps(units.read(service)))  # noqa: T201
+            return 0
         handed = handed_over(os.environ)  # before anything of ours is opened: it is known by its numbers
         logging.basicConfig(handlers=[journal.handler(os.environ)])
         supervisor = Supervisor.of(os.environ)
