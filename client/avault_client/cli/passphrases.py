@@ -21,13 +21,14 @@ CONTINUATION_MASK = 0xC0
 class Source:
     """One place to read passphrases from."""
 
-    __slots__ = ("fd", "file", "kept", "prefix")
+    __slots__ = ("fd", "file", "kept", "new", "prefix")
 
     def __init__(self, fd: int | None = None, file: str | None = None, prefix: str = "") -> None:
         self.fd = fd
         self.file = file
         self.prefix = prefix
         self.kept: Hidden | None = None
+        self.new = False  # a passphrase that nothing knows yet, and no phone stands in for
 
     @classmethod
     def given(cls, parsed: Parsed, prefix: str = "") -> Source:
@@ -99,12 +100,13 @@ class Source:
         except OSError:
             hint = (
                 f"use --{self.prefix}passphrase-fd or --{self.prefix}passphrase-file, or run it on a terminal"
-                + ("" if self.prefix else "; with a phone that is paired: --phone")
+                + ("" if self.new else "; with a phone that is paired: --phone")
             )
             raise ProofRequiredError("there is no terminal to ask for the passphrase", hint=hint) from None
 
     def read_new(self, what: str) -> Hidden:
         """Return a new passphrase, typed twice where it is asked for; `BadRequestError` also if it is too short."""
+        self.new = True
         passphrase = self.read(what)
         try:
             _check_length(passphrase)
