@@ -134,6 +134,12 @@ def test_without_a_terminal_the_hint_names_the_options(monkeypatch: pytest.Monke
     with pytest.raises(ProofRequiredError) as caught:
         Source(prefix="copy-").read("the copy")
     assert caught.value.hint == "use --copy-passphrase-fd or --copy-passphrase-file, or run it on a terminal"
+    with pytest.raises(ProofRequiredError) as caught:
+        Source().read_new("the new vault")
+    assert str(caught.value.hint).endswith("or run it on a terminal")
+    with pytest.raises(ProofRequiredError) as caught:
+        Source().read("the vault")
+    assert str(caught.value.hint).endswith("; with a phone that is paired: --phone")
 
 
 def test_the_options_say_where() -> None:

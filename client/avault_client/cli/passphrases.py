@@ -100,7 +100,7 @@ class Source:
         except OSError:
             hint = (
                 f"use --{self.prefix}passphrase-fd or --{self.prefix}passphrase-file, or run it on a terminal"
-                + ("" if self.new else "; with a phone that is paired: --phone")
+                + ("" if self.prefix or self.new else "; with a phone that is paired: --phone")
             )
             raise ProofRequiredError("there is no terminal to ask for the passphrase", hint=hint) from None
 
