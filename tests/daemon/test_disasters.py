@@ -1,13 +1,14 @@
-"""What a full disk, a kill at any moment and a damaged file leave of a real daemon's vault: all that was acknowledged."""
+"""What a full disk and a damaged file leave of a real daemon's vault: all that was acknowledged.
+
+Kills, power cuts and calls that fail have campaigns of their own, in tests/faults.
+"""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,56 +187,6 @@ def test_it_starts_on_disks_that_are_full(small: tuple[Service, Disk, Disk]) -> 
     service.restart()
     assert service.desk.call("reveal", {"name": "TOKEN"}) == TOKEN
     assert service.must("audit_verify")["ok"] is True
-
-
-# --- kills --------------------------------------------------------------------------------------------------------
-
-CYCLES = 30
-
-
-class Writer(threading.Thread):
-    """Stores one value after the other until the daemon is gone; *acknowledged* and *under_way* are what is then known."""
-
-    def __init__(self, service: Service, cycle: int) -> None:
-        super().__init__()
-        self.line = service.desk
-        self.cycle = cycle
-        self.acknowledged: dict[str, str] = {}
-        self.under_way: tuple[str, str] = ("", "")
-        self.begun = threading.Event()
-
-    def run(self) -> None:
-        for number in range(10_000):
-            # The same few names again and again: so files are compacted, and values replaced, at times.
-            name, value = f"N{number % 7}", f"{self.cycle}.{number}"
-            self.under_way = name, value
-            if not isinstance(self.line.call("put", put(name, value), value), dict):
-                return
-            self.acknowledged[name] = value
-            self.begun.set()
-
-
-def test_a_kill_at_any_moment_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    chance = random.Random(20261121)
-    kept: dict[str, str] = {}
-    with user_service(tmp_path) as service:
-        for cycle in range(CYCLES):
-            writer = Writer(service, cycle)
-            writer.start()
-            assert writer.begun.wait(10)
-            if chance.random() < 0.9:
-                writer.join(chance.uniform(0, 0.05))
-            service.daemon.stop(signal.SIGKILL)
-            writer.join()
-            kept |= writer.acknowledged
-            service.daemon.start()
-            assert isinstance(service.unlock(), dict), (cycle, service.desk.error)
-            found = {name: service.desk.call("reveal", {"name": name}) for name in kept}
-            name, value = writer.under_way
-            if found.get(name) == value:
-                kept[name] = value
-            assert found == kept, cycle
-        assert service.must("audit_verify")["ok"] is True
 
 
 # --- damage -------------------------------------------------------------------------------------------------------
