@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 _SECRET = 16  # bytes of the secret in a nostrconnect URI
 
@@ -100,6 +99,9 @@ class Phones:
         self._plain_hosts = plain_hosts
         self._network = network
         self._asking = set[trio.CancelScope]()  # what asks for an unlock
+        self._changing = (
+            trio.Lock()
+        )  # from the choice of an id until slot and keys are both there, or both gone
 
     def follow_vault(self, event: str, detail: dict[str, object]) -> None:
         """Withdraw what asks for an unlock once there was one; a listener of the vault."""
@@ -144,14 +146,23 @@ class Phones:
     async def unlock(self, on_stage: OnStage, *, patience: float = PATIENCE) -> str:
         """Ask every phone at once; the first good answer unlocks, and its slot, whose id is returned, is renewed.
 
+        That a renewal failed is told by a stage, ``unrenewed``: the slot is as it was, and good.
+
         `NotFoundError`: no phone slot; `DeniedError`: every phone said no; `RequestTimeoutError`; `LockedError`: it was
         locked meanwhile; `BadRequestError`: it was unlocked by something else meanwhile.
         """
         opened = await self._asked(Stages(on_stage), patience)
         with opened.pairing:
             self._vault.unlock_with(opened.key, opened.slot)
-            # The vault is open whatever happens to the renewal; cancelled, it would only be done the next time.
-            await self._renew(opened)
+            epoch = self._vault.epoch
+            try:
+                await self._renew(opened)  # cancelled, it is only done the next time
+            except AvaultError as error:
+                self._check_epoch(epoch)  # if not locked meanwhile, the vault is open, whatever the disk says
+                log.warning("slot %s was not renewed: %s", opened.slot, error.message)
+                on_stage(
+                    "unrenewed", "", f"unlocked, but slot {opened.slot} was not renewed: {error.message}"
+                )
         return opened.slot
 
     async def _asked(self, stages: Stages, patience: float) -> _Opened:
@@ -167,19 +178,19 @@ class Phones:
 
     async def _open(self, slot: str, on_stage: OnStage) -> _Opened:
         """Ask one phone for its token, and open the slot with it."""
-        before, public = self._vault.epoch, self._vault.public
+        before, public = self._vault.epoch, self._vault.public or b""
         content = PhoneSlot.parse(self._vault.slot_content(slot))
-        pairing = await self._load(slot)
-        try:
+        with (
+            ExitStack() as undo
+        ):  # also if another phone was the first while this one says goodbye to its relays
+            pairing = undo.enter_context(await self._load(slot))
             async with self._paired(content, pairing, on_stage) as remote:
-                request = remote.signer.nip44_decrypt(public or b"", content.payload)
-                with await remote.ask(request) as answer:
+                with await remote.ask(remote.signer.nip44_decrypt(public, content.payload)) as answer:
                     self._check_epoch(before)
-                    key = self._open_with(public or b"", slot, content, answer, pairing)
+                    key = self._open_with(public, slot, content, answer, pairing)
+                    undo.callback(key.close)
+            undo.pop_all()
             return _Opened(key, slot, content, pairing)
-        except BaseException:
-            pairing.close()
-            raise
 
     def _open_with(
         self, public: bytes, slot: str, content: PhoneSlot, answer: Answer, pairing: Pairing
@@ -295,17 +306,24 @@ class Phones:
             with in_time(patience, on_stage) as stages:
                 await self._try(slot, PhoneSlot.parse(trial), pairing, stages)
             sodium.random_into(token.address, KEY)  # the one before was on the screen
-            await self._save(slot, pairing)
-            try:
-                return await self._vault.add_slot(
-                    "phone",
-                    lambda now, key: self._make(_same(slot, now), key, candidate.phone, token, pairing),
-                    since=epoch,
-                )
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._pairings.forget, slot)
-                raise
+            async with self._changing:
+                return await self._add(candidate.phone, token, pairing, since=epoch)
+
+    async def _add(self, phone: Phone, token: Slot, pairing: Pairing, *, since: int) -> str:
+        slot, _ = self._vault.draft_slot(
+            "phone", lambda slot, key: ""
+        )  # the one of the trial may be another's by now
+        await self._save(slot, pairing)
+        try:
+            return await self._vault.add_slot(
+                "phone",
+                lambda now, key: self._make(_same(slot, now), key, phone, token, pairing),
+                since=since,
+            )
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._pairings.forget, slot)
+            raise
 
     async def _try(self, slot: str, trial: PhoneSlot, pairing: Pairing, on_stage: OnStage) -> None:
         public = self._vault.public or b""
@@ -321,13 +339,16 @@ class Phones:
             with suppress(AvaultError), in_time(GOODBYE), await self._load(slot) as pairing:
                 async with self._paired(PhoneSlot.parse(content), pairing, ignore) as remote:
                     (await remote.ask(remote.signer.logout())).release()
-        await trio.to_thread.run_sync(self._pairings.forget, slot)
+        async with self._changing:
+            if slot not in self.slots():  # nor is it another's by now
+                await trio.to_thread.run_sync(self._pairings.forget, slot)
 
     async def prune(self) -> None:
         """Drop the keys of slots that are no more; never raises, since whatever removed them is done."""
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._pairings.keep, self.slots())
+                async with self._changing:
+                    await trio.to_thread.run_sync(self._pairings.keep, self.slots())
         except AvaultError as error:
             log.warning("keys of phones that are gone stay in %s: %s", self.where, error.message)
 

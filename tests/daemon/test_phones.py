@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from avault_daemon.arena import Arena
+from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.relay import Network
 from avault_daemon.pairings import Pairings
 from avault_daemon.patience import GOODBYE, PATIENCE
 from avault_daemon.phones import Candidate, Phones
-from avault_daemon.slots.phone import PhoneSlot
+from avault_daemon.slots import phone as slots
+from avault_daemon.slots.phone import KEY, PhoneSlot, open_key
 from avault_daemon.stores import FileStore
 from avault_daemon.vault import Vault
 from avault_protocol import (
@@ -27,7 +31,6 @@ from avault_protocol import (
     LockedError,
     NotFoundError,
     RequestTimeoutError,
-    StorageFailedError,
 )
 from support.relays import FaultRelay, fault_relay
 from support.telephone import URL, Telephone, no, silent, yes
@@ -83,7 +86,7 @@ async def open_desk(tmp_path: Path) -> AsyncGenerator[Desk]:
 @pytest.fixture
 async def desk(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> AsyncGenerator[Desk]:
     # Threads do real work here, which takes no time of the clock's; each test asks for the clock by name to get it.
-    autojump_clock.autojump_threshold = 0.02
+    autojump_clock.autojump_threshold = 0.1
     async with open_desk(tmp_path) as desk:
         yield desk
 
@@ -145,6 +148,35 @@ async def test_what_was_on_the_screen_while_pairing_opens_nothing(
     with pytest.raises(DeniedError, match="does not open"):
         await desk.unlock()
     assert desk.vault.state == LOCKED
+
+
+async def test_two_operators_who_pair_at_once_get_two_slots(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    found = [await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage) for _ in range(2)]
+    async with trio.open_nursery() as nursery:
+        for candidate in found:
+            nursery.start_soon(desk.phones.confirm, candidate, desk.on_stage)
+    assert sorted(json.loads(desk.path.read_text())) == desk.phones.slots() == ["phone", "phone-2"]
+    for slot in desk.phones.slots():  # each by its own keys
+        desk.vault.lock()
+        assert await desk.unlock() in ("phone", "phone-2")
+        await desk.vault.remove_slot(slot)
+        await desk.phones.prune()
+
+
+async def test_a_phone_that_takes_the_id_of_one_that_is_being_forgotten_keeps_its_keys(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    content = desk.vault.slot_content(await desk.pair())
+    await desk.vault.remove_slot("phone")
+    another = await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+    desk.phone.mood = lambda request, result: None if request["method"] == "logout" else {"result": result}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(desk.phones.forget, "phone", content)
+        assert await desk.phones.confirm(another, desk.on_stage) == "phone"
+    desk.vault.lock()
+    assert await desk.unlock() == "phone"
 
 
 async def test_a_candidate_that_nobody_confirms_is_forgotten(
@@ -248,6 +280,24 @@ async def test_the_old_file_with_the_new_pepper_opens_nothing(
         await desk.unlock()
 
 
+async def test_an_old_copy_of_everything_opens_by_what_the_next_unlock_showed(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    """The limit of the renewal, as docs/threats.md says it: that one token fits what was copied before."""
+    await desk.pair()
+    old, copied = desk.content(), desk.path.read_bytes()
+    desk.vault.lock()
+    await desk.unlock()
+    shown, public = desk.phone.screen[-1].split()[-1], desk.vault.public or b""
+    desk.path.write_bytes(copied)
+    arena = desk.place.arena
+    with Pairings(arena, FileStore(desk.path)).load("phone") as stolen, arena.take(KEY) as token:
+        token.view[:] = bytes.fromhex(shown)
+        open_key(arena, public, "phone", old, token, stolen.peppers[0]).close()
+        with pytest.raises(DeniedError):
+            open_key(arena, public, "phone", desk.content(), token, stolen.peppers[0])
+
+
 async def test_an_answer_that_comes_minutes_late_is_taken(
     autojump_clock: trio.testing.MockClock, desk: Desk
 ) -> None:
@@ -340,6 +390,34 @@ async def test_without_a_phone_or_a_network_it_says_so(
         with pytest.raises(BadRequestError, match="network") as raised:
             await call
         assert "network = true" in str(raised.value.hint)
+
+
+async def test_of_two_good_answers_the_second_leaves_no_key_behind(
+    autojump_clock: trio.testing.MockClock, desk: Desk
+) -> None:
+    assert [await desk.pair(), await desk.pair()] == ["phone", "phone-2"]
+    for _ in range(8):
+        desk.vault.lock()
+        assert desk.place.arena.in_use == 0
+        await desk.unlock()
+
+
+async def test_cancelled_between_the_answer_and_the_unlock_it_leaves_no_key_behind(
+    autojump_clock: trio.testing.MockClock, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.pair()
+    desk.vault.lock()
+    with trio.CancelScope() as asking:
+
+        def opened(*args: Any) -> SecretKey:
+            asking.cancel()
+            return open_key(*args)
+
+        monkeypatch.setattr(slots, "open_key", opened)
+        await desk.unlock()
+    assert asking.cancelled_caught
+    assert desk.vault.state == LOCKED
+    assert desk.place.arena.in_use == 0
 
 
 async def test_a_lock_while_the_phone_is_asked_ends_it(
@@ -438,8 +516,9 @@ async def test_a_renewal_that_cannot_be_stored_leaves_the_vault_open_and_the_slo
     await desk.pair()
     desk.vault.lock()
     desk.path.with_name("pairing.json.new").mkdir()
-    with pytest.raises(StorageFailedError):
-        await desk.unlock()
+    assert await desk.unlock() == "phone"
+    (text,) = [text for stage, text in desk.stages if stage == "unrenewed"]
+    assert text.startswith("unlocked, but slot phone was not renewed: ")
     assert value_of(desk.vault, "TOKEN") == "one"
     desk.path.with_name("pairing.json.new").rmdir()
     desk.vault.lock()
@@ -494,7 +573,7 @@ async def test_a_rekey_keeps_the_phones_whose_keys_are_at_hand(
 ) -> None:
     await desk.pair()
     await desk.pair()
-    await desk.phones.forget("phone-2", desk.vault.slot_content("phone-2"))
+    Pairings(desk.place.arena, FileStore(desk.path)).forget("phone-2")
     with desk.place.secret("another passphrase") as given:
         dropped = await desk.vault.rekey(given, CHEAP, "passphrase", desk.phones.reseal)
     assert dropped == ["phone-2"]
@@ -518,9 +597,11 @@ async def test_a_removed_phone_that_does_not_answer_is_forgotten_all_the_same(
     autojump_clock: trio.testing.MockClock, desk: Desk
 ) -> None:
     slot = await desk.pair()
+    content = desk.vault.slot_content(slot)
+    await desk.vault.remove_slot(slot)
     desk.phone.mood = silent
     before = trio.current_time()
-    await desk.phones.forget(slot, desk.vault.slot_content(slot))
+    await desk.phones.forget(slot, content)
     assert trio.current_time() - before == pytest.approx(GOODBYE, abs=0.5)
     assert desk.path.read_text() == "{}"
 

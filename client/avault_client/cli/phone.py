@@ -24,9 +24,10 @@ STAGES = {
     "hopeless": "{relay}: {text}",
     "trying": "one more request: it tries whether your phone opens the vault",
 }
+WARNINGS = ("skew", "unrenewed")
 ADVICE = (
-    "on the phone, let this app ask each time (Amber: approve basic actions and decide manually; others: ask always):"
-    " what is allowed for ever is no question any more"
+    "when the phone asks what avault may do, let it ask each time (Amber: manually approve each permission, and remember"
+    " no answer): what is allowed once and for all, also as a basic action, is no question any more"
 )
 _CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
@@ -51,7 +52,7 @@ class Waiting(Working):
             self._end = time.monotonic() + left if isinstance(left, int) else None
             if isinstance(uri, str):
                 self._show_address(stage, uri)
-            elif stage == "skew":
+            elif stage in WARNINGS:
                 self._clear()
                 note(f"warning: {told.get('text')}")
             else:
