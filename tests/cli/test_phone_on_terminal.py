@@ -84,11 +84,12 @@ async def scan(desk: Desk) -> str:
 async def test_pairing_by_what_is_on_the_screen(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk:
         async with desk.command("slot", "add", "phone") as terminal:
-            assert len(re.findall("[█▀▄]", await scan(desk))) > 200, "no code was drawn"
+            drawn = await scan(desk)
+            assert len(re.findall("[█▀▄]", drawn)) > 200, "no code was drawn"
+            assert ADVICE in drawn  # a signer asks what is allowed while it pairs, not later
             shown = await desk.expect(QUESTION)
             for key in (desk.phone.signer, desk.phone.operator):
                 assert npub(key.public.hex()) in shown
-            assert ADVICE in shown
             assert "waiting for your phone (" in terminal.seen
             assert "s left)" in terminal.seen
             terminal.type("y\n")

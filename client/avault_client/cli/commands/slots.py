@@ -68,12 +68,13 @@ def _add_phone(session: Session, parsed: Parsed) -> Result:
         params["bunker"] = bunker
     if relays:
         params["relays"] = relays
+    session.prove("phone_pair")
+    note(phone.ADVICE)  # signers ask while they pair
     found = session.call("phone_pair", params, working="looking for your phone")
     note(f"signer    {phone.npub(found['signer'])}")
     note(f"operator  {phone.npub(found['operator'])}")
     for relay in found["relays"]:
         note(f"relay     {relay}")
-    note(phone.ADVICE)
     if not parsed.flag("yes") and not phone.confirmed("is this your phone, and your key?"):
         raise BadRequestError("nothing was paired")
     return session.call("phone_confirm", patience(parsed), working="trying your phone")
