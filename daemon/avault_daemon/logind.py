@@ -26,6 +26,7 @@ import trio
 from .lock_on import LockOn
 from .places import OPERATORS
 from .policy import Service
+from .sieve import Sieve
 
 # They say nothing of their types.
 _jeepney: Any = importlib.import_module("jeepney")
@@ -104,6 +105,7 @@ class Logind:
         self._wanted = wanted
         self._concerns = concerns
         self._connection = _io.DBusConnection(trio.socket.from_stdlib_socket(sock), enable_fds=True)
+        self._connection.parser = Sieve()
         self._heard: deque[Any] = deque()
         self._owner = ""
         self._delay = -1
@@ -175,10 +177,13 @@ class Logind:
         await self._connection.send(message, serial=serial)
         while True:
             heard = await self._connection.receive()
-            if heard.header.fields.get(_jeepney.HeaderFields.reply_serial) != serial:
+            header = heard.header
+            if header.message_type is _jeepney.MessageType.signal:  # even one that calls itself an answer
                 self._heard.append(heard)
-            elif heard.header.message_type is _jeepney.MessageType.error:
-                raise BusGoneError(str(heard.header.fields[_jeepney.HeaderFields.error_name]))
+            elif header.fields.get(_jeepney.HeaderFields.reply_serial) != serial:
+                continue
+            elif header.message_type is _jeepney.MessageType.error:
+                raise BusGoneError(str(header.fields[_jeepney.HeaderFields.error_name]))
             else:
                 return heard.body
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -313,6 +314,32 @@ async def test_a_signal_of_anybody_else_is_not_heard(tmp_path: Path) -> None:
         assert there.house.core.vault.unlocked
         await there.logind.sleep(going=True)
         await there.locks()
+
+
+async def test_a_long_message_of_anybody_costs_next_to_nothing(tmp_path: Path) -> None:
+    """This one, of many small values, would take ten seconds to take apart."""
+    bus = f"unix:path={tmp_path / 'bus'}"
+    async with room(tmp_path, "suspend") as there, login.logind_impostor(bus) as impostor:
+        before = time.thread_time()
+        await impostor.flood(20_000_000, there.logind)
+        await there.logind.sleep(going=True)
+        await there.locks()
+        assert time.thread_time() - before < 2
+
+
+async def test_a_signal_that_calls_itself_an_answer_is_none(tmp_path: Path) -> None:
+    mine, theirs = socket.socketpair()
+    async with open_house(tmp_path, Settings(lock_on=("suspend",)), bus=mine) as house:
+        await house.init()
+        async with login.deceitful_bus(theirs) as there:
+            with trio.fail_after(PATIENCE):
+                await there.taken.wait()
+            await there.sleep(there.IMPOSTOR)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert house.core.vault.unlocked
+            await there.sleep(there.LOGIND)
+            await until(lambda: house.core.vault.locked)
+            assert lock_lines(tmp_path)[-1]["reason"] == "suspend"
 
 
 async def test_a_delay_that_is_denied_is_told_and_sleep_still_locks(tmp_path: Path) -> None:

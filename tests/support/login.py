@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import socket
+import struct
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -134,7 +136,7 @@ async def logind(address: str) -> AsyncGenerator[Logind]:
 
 
 @asynccontextmanager
-async def logind_impostor(address: str) -> AsyncGenerator[Logind]:
+async def logind_impostor(address: str) -> AsyncGenerator[Impostor]:
     """Be somebody on the bus who sends what only logind may, to everybody by name."""
     async with await _io.open_dbus_connection(address) as connection:
         yield Impostor(connection)
@@ -152,3 +154,71 @@ class Impostor(Logind):
                     message.header.fields[_jeepney.HeaderFields.destination] = name
                     await router.send(message)
             await router.send_and_get_reply(_messages.message_bus.GetId())
+
+    async def flood(self, size: int, spared: Logind) -> None:
+        """Send everybody but who is *spared* a signal with an array of *size* bytes of small numbers."""
+        async with self.connection.router() as router:
+            [names] = (await router.send_and_get_reply(_messages.message_bus.ListNames())).body
+        for name in names:
+            if name.startswith(":") and name not in (
+                self.connection.unique_name,
+                spared.connection.unique_name,
+            ):
+                await self.connection._send_data(_long_signal(name, size), None)
+
+
+def _long_signal(name: str, size: int) -> bytes:
+    at = _jeepney.DBusAddress("/a", interface="a.b")
+    message = _jeepney.new_signal(at, "Numbers", "an", ([],))
+    message.header.fields[_jeepney.HeaderFields.destination] = name
+    head: bytes = message.serialise(1000)[:-4]
+    return head[:4] + struct.pack("<I", 4 + size) + head[8:] + struct.pack("<I", size) + bytes(size)
+
+
+class DeceitfulBus:
+    """The other end of *connection*, who sends a signal with the number of each call before it is answered."""
+
+    LOGIND, IMPOSTOR = ":1.5", ":1.666"
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.taken = trio.Event()
+
+    async def serve(self) -> None:
+        """Answer, for as long as anybody asks."""
+        while True:
+            call = await self._connection.receive()
+            deceit = _jeepney.new_signal(MANAGER, "Deceit", "s", (self.IMPOSTOR,))
+            deceit.header.fields[_jeepney.HeaderFields.reply_serial] = call.header.serial
+            await self._send(deceit, self.IMPOSTOR)
+            await self._answer(call, call.header.fields[_jeepney.HeaderFields.member])
+
+    async def _answer(self, call: Any, member: str) -> None:
+        if member == "Inhibit":
+            ours, theirs = os.pipe()
+            await self._send(_jeepney.new_method_return(call, "h", (theirs,)), self.LOGIND)
+            os.close(ours)
+            os.close(theirs)
+            self.taken.set()
+        else:
+            await self._send(_jeepney.new_method_return(call, "s", (self.LOGIND,)), "org.freedesktop.DBus")
+
+    async def sleep(self, sender: str) -> None:
+        """Say as *sender* that the machine is going to sleep."""
+        await self._send(_jeepney.new_signal(MANAGER, "PrepareForSleep", "b", (True,)), sender)
+
+    async def _send(self, message: Any, sender: str) -> None:
+        message.header.fields[_jeepney.HeaderFields.sender] = sender
+        await self._connection.send(message)
+
+
+@asynccontextmanager
+async def deceitful_bus(sock: socket.socket) -> AsyncGenerator[DeceitfulBus]:
+    """Be a bus at *sock*, with a logind on it, and somebody else."""
+    sock.setblocking(False)
+    connection = _io.DBusConnection(trio.socket.from_stdlib_socket(sock), enable_fds=True)
+    there = DeceitfulBus(connection)
+    async with connection, trio.open_nursery() as nursery:
+        nursery.start_soon(there.serve)
+        yield there
+        nursery.cancel_scope.cancel()
