@@ -106,7 +106,7 @@ async def test_pairing_by_what_is_on_the_screen(tmp_path: Path) -> None:
 async def test_pairing_by_a_bunker_uri(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk:
         async with desk.command("slot", "add", "phone", desk.phone.bunker) as terminal:
-            await desk.expect(QUESTION)
+            assert ADVICE in await desk.expect(QUESTION)
             terminal.type("yes\n")
             assert await desk.ends() == 0
         assert await desk.slots() == ["passphrase", "phone"]

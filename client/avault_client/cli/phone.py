@@ -34,10 +34,14 @@ _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 class Waiting(Working):
-    """The line on the terminal while a phone is asked, with the seconds that are left; addresses stay on the screen."""
+    """The line on the terminal while a phone is asked, with the seconds that are left; addresses stay on the screen.
 
-    def __init__(self, text: str) -> None:
+    *advice* is said once the daemon has begun.
+    """
+
+    def __init__(self, text: str, advice: str = "") -> None:
         super().__init__(text)
+        self._advice = advice
         self._end: float | None = None
         self._done = threading.Event()
         self._drawing = threading.Lock()
@@ -50,6 +54,7 @@ class Waiting(Working):
         left, stage, uri = told.get("seconds_left"), told.get("stage"), told.get("uri")
         with self._drawing:
             self._end = time.monotonic() + left if isinstance(left, int) else None
+            self._advise()
             if isinstance(uri, str):
                 self._show_address(stage, uri)
             elif stage in WARNINGS:
@@ -59,12 +64,20 @@ class Waiting(Working):
                 self._text = described(told)
             self._redraw()
 
+    def _advise(self) -> None:
+        if self._advice:
+            self._clear()
+            note(self._advice)
+        self._advice = ""
+
     def _show_address(self, stage: object, uri: str) -> None:
         self._clear()
         if stage == "scan":
             if self._on:
                 _show_code(uri)
-            note(f"scan this with your phone, or paste it there:\n{uri}" if not self._on else uri)
+            else:
+                note("scan this with your phone, or paste it there:")
+            note(uri)
             self._text = "waiting for your phone"
         else:
             note("the signer wants you to open this page yourself, if you trust it:")

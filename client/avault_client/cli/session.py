@@ -80,9 +80,9 @@ class Session:
     def _display(self, method: str, working: str | None) -> Working:
         if not method.startswith("phone_") or working is None:
             return Working(working)
-        from .phone import Waiting
+        from .phone import ADVICE, Waiting
 
-        return Waiting(working)
+        return Waiting(working, ADVICE if method == "phone_pair" else "")  # signers ask while they pair, not later
 
     def _pay(self, method: str) -> None:
         """Have *method* proven; what a phone allowed is used up by it."""

@@ -68,8 +68,6 @@ def _add_phone(session: Session, parsed: Parsed) -> Result:
         params["bunker"] = bunker
     if relays:
         params["relays"] = relays
-    session.prove("phone_pair")
-    note(phone.ADVICE)  # signers ask while they pair
     found = session.call("phone_pair", params, working="looking for your phone")
     note(f"signer    {phone.npub(found['signer'])}")
     note(f"operator  {phone.npub(found['operator'])}")
