@@ -82,7 +82,8 @@ class Session:
             return Working(working)
         from .phone import ADVICE, Waiting
 
-        return Waiting(working, ADVICE if method == "phone_pair" else "")  # signers ask while they pair, not later
+        pairing = method == "phone_pair"  # which is when signers ask what is allowed, not later
+        return Waiting(working, ADVICE if pairing else "")
 
     def _pay(self, method: str) -> None:
         """Have *method* proven; what a phone allowed is used up by it."""

@@ -98,7 +98,8 @@ def check_relay(url: str, *, allow_plain: Collection[str] = ()) -> str:
         raise BadRequestError(f"{url}: no relay: wss://HOST[:PORT][/PATH] is one")
     if parts.scheme == "ws" and not _is_loopback(host) and host not in allow_plain:
         raise BadRequestError(
-            f"{url}: ws:// is for this machine only", hint="use wss://, or name the host in plain_relays in the settings"
+            f"{url}: ws:// is for this machine only",
+            hint="use wss://, or name the host in plain_relays in the settings",
         )
     return url
 
