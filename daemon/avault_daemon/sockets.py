@@ -126,7 +126,8 @@ def check(sock: socket.socket, path: Path, mode: int) -> None:
     try:
         found = path.lstat().st_mode
     except OSError as error:
-        raise BadRequestError(f"{path}: {(error.strerror or 'unusable').lower()}") from error
+        why = (error.strerror or "unusable").lower()
+        raise BadRequestError(f"{path}: {why}", hint="restart its socket unit") from error
     if not stat.S_ISSOCK(found):
         raise BadRequestError(f"{path} is no socket any more", hint="restart its socket unit")
     if stat.S_IMODE(found) & ~mode:

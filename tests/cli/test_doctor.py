@@ -325,6 +325,9 @@ def enabled(*units: str) -> Callable[[str, str], bool]:
     return lambda unit, service: unit in units
 
 
+LISTENING = enabled(*UNITS["user"], *UNITS["system"])
+
+
 def machine_with_systemd(root: Path, cgroup: str = "") -> Path:
     (root / "run/systemd/system").mkdir(parents=True)
     return tree(root, proc__7__cgroup=cgroup)
@@ -352,14 +355,27 @@ def test_units_that_are_not_enabled_are_named(tmp_path: Path) -> None:
 )
 def test_a_daemon_that_was_started_by_hand_is_named(tmp_path: Path, cgroup: str, level: str) -> None:
     root = machine_with_systemd(tmp_path, cgroup)
-    found = levels(service.findings("user", 7, root, enabled(*UNITS["user"])))
+    found = levels(service.findings("user", 7, root, enabled(*UNITS["user"]), LISTENING))
     assert (found["service"], found["started by"]) == ("ok", level)
-    assert "started by" not in levels(service.findings("user", None, root, enabled(*UNITS["user"])))
+    found = levels(service.findings("user", None, root, enabled(*UNITS["user"]), LISTENING))
+    assert "started by" not in found
+
+
+def test_sockets_that_do_not_listen_are_named(tmp_path: Path) -> None:
+    root = machine_with_systemd(tmp_path)
+    there = enabled("avault-agent.socket", "avault-credentials.socket")
+    found = list(service.findings("user", None, root, enabled(*UNITS["user"]), there))
+    assert found[0] == fail(
+        "service",
+        "not listening: avault-operator.socket",
+        "systemctl --user status avault.service may say why; "
+        "then run: systemctl --user stop avault.service; avault install-service --user",
+    )
 
 
 def test_the_system_service_needs_no_linger(tmp_path: Path) -> None:
     root = machine_with_systemd(tmp_path)
-    assert levels(service.findings("system", None, root, enabled(*UNITS["system"]))) == {"service": "ok"}
+    assert levels(service.findings("system", None, root, LISTENING, LISTENING)) == {"service": "ok"}
 
 
 def test_linger_is_looked_for(tmp_path: Path) -> None:
@@ -374,9 +390,9 @@ def test_linger_is_looked_for(tmp_path: Path) -> None:
 def test_lines_say_the_level_first_and_the_mend_below() -> None:
     shown = list(lines([ok("clock", "fine"), fail("memory", "a\x1bb", "run: x")]))
     assert shown == [
-        "ok    clock            fine",
-        "fail  memory           a\\x1bb",
-        "                       run: x",
+        "ok    clock               fine",
+        "fail  memory              a\\x1bb",
+        "                          run: x",
     ]
 
 

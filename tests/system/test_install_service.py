@@ -187,7 +187,29 @@ def test_doctor_names_what_is_broken_one_by_one(host: Host, user: str) -> None:
         "avault",
         user=user,
     )
-    assert failing(host, user) == {"daemon"}
+    assert failing(host, user) == {"daemon", "service"}
+
+
+def test_a_socket_that_was_removed_comes_back_by_the_mend(host: Host, user: str) -> None:
+    host.run("avault", "install-service", "--no-linger", user=user)
+    host.run("rm", f"/run/user/{host.uid(user)}/avault/agent.sock", user=user)
+    assert failing(host, user) == {"agent socket"}
+    mend = doctor(host, user)[1]["agent socket"]["mend"]
+    host.run("sh", "-ec", mend.removeprefix("run: ").partition("; without")[0], user=user)
+    assert failing(host, user) == set()
+
+
+def test_a_service_that_failed_too_often_comes_back_when_its_settings_are_mended(
+    host: Host, user: str
+) -> None:
+    settings = f"/home/{user}/.config/avault/config.toml"
+    host.run("avault", "install-service", "--no-linger", user=user)
+    host.write(settings, "log_m = 16\n", user)
+    host.run("systemctl", "--user", "restart", "avault.service", user=user, check=False)
+    until(lambda: failing(host, user) == {"daemon", "service"}, lambda: str(doctor(host, user)))
+    host.write(settings, "", user)
+    host.run("avault", "install-service", "--no-linger", user=user)
+    assert failing(host, user) == set()
 
 
 @pytest.mark.parametrize(

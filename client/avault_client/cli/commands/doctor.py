@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from avault_client.cli.session import Session
 
 FAILED = 1
-MARGIN = 17
+MARGIN = 20
 
 
 def doctor(session: Session, parsed: Parsed) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from grp import getgrgid
 from pathlib import Path
 
+from avault_client.cli.service.manager import UNITS, words
+
 from .finding import Finding, fail, ok, warn
 
 MODES = {"user": (0o700, 0o600, 0o600), "system": (0o711, 0o666, 0o660)}
@@ -25,21 +27,29 @@ def findings(runtime: Path, home: Path, service: str, uid: int) -> Iterator[Find
     """Yield what there is to say of the places of a daemon that runs as *uid*."""
     directory, agents, operator = MODES[service]
     yield place("directory", runtime, directory, uid)
-    yield place("agent socket", runtime / "agent.sock", agents, uid)
-    yield place("operator socket", runtime / "operator.sock", operator, uid)
-    yield place("credentials socket", runtime / "credentials.sock", CREDENTIALS, uid)
+    for kind, mode in (("agent", agents), ("operator", operator), ("credentials", CREDENTIALS)):
+        yield socket_of(kind, runtime / f"{kind}.sock", mode, uid, service)
     if service == "system":
         yield operators(runtime / "operator.sock")
     yield private("vault directory", home, uid)
     yield private("vault file", home / "vault.jsonl", uid)
 
 
-def place(what: str, path: Path, mode: int, uid: int) -> Finding:
-    """Compare *path* with the *mode* that it should have."""
+def socket_of(kind: str, path: Path, mode: int, uid: int, service: str) -> Finding:
+    """Compare the socket at *path* with the *mode* that it should have; systemd makes it, or avaultd by itself."""
+    [unit] = [unit for unit in UNITS[service] if unit.endswith(f"-{kind}.socket")]
+    stop, again = (
+        " ".join(words(service, *rest)) for rest in (("stop", UNITS[service][0]), ("restart", unit))
+    )
+    return place(f"{kind} socket", path, mode, uid, f"run: {stop}; {again}; without systemd: restart avaultd")
+
+
+def place(what: str, path: Path, mode: int, uid: int, mend: str = "restart avaultd") -> Finding:
+    """Compare *path* with the *mode* that it should have; if it is not there at all, the *mend* is ours."""
     try:
         status = path.stat()
     except OSError as error:
-        return fail(what, f"{path}: {(error.strerror or '?').lower()}", "restart avaultd")
+        return fail(what, f"{path}: {(error.strerror or '?').lower()}", mend)
     found = stat.S_IMODE(status.st_mode)
     if status.st_uid not in (uid, ROOT_UID):
         return fail(what, f"{path} belongs to uid {status.st_uid}, avaultd is uid {uid}")

@@ -8,13 +8,18 @@ from pathlib import Path
 from avault_client.cli.service import manager
 from avault_client.cli.service.manager import ROOT, UNITS
 
-from .finding import Finding, ok, warn
+from .finding import Finding, fail, ok, warn
 
-Enabled = Callable[[str, str], bool]
+Is = Callable[[str, str], bool]
+"""What is asked of a unit, and whose manager's it is."""
 
 
 def findings(
-    service: str, pid: int | None, root: Path = ROOT, enabled: Enabled = manager.starts_at_boot
+    service: str,
+    pid: int | None,
+    root: Path = ROOT,
+    enabled: Is = manager.starts_at_boot,
+    listens: Is = manager.listens,
 ) -> Iterator[Finding]:
     """Yield what there is to say of the units of *service* ("user" or "system"); *pid* is the daemon's."""
     if not manager.is_here(root):
@@ -26,11 +31,25 @@ def findings(
             "service", f"not enabled: {', '.join(missing)}", f"run: avault install-service --{service}"
         )
     else:
-        yield ok("service", f"enabled: {', '.join(UNITS[service])}")
+        yield _listening(service, listens)
     if pid is not None and not missing:
         yield _run_by(UNITS[service][0], pid, root)
     if service == "user":
         yield linger(manager.user_name(), root)
+
+
+def _listening(service: str, listens: Is) -> Finding:
+    """Look whether the sockets of units that are enabled are there: those of a service that failed too often are not."""
+    unit, *sockets = UNITS[service]
+    deaf = [one for one in sockets if not listens(one, service)]
+    if not deaf:
+        return ok("service", f"enabled: {unit}, {', '.join(sockets)}")
+    status, stop = (" ".join(manager.words(service, word, unit)) for word in ("status", "stop"))
+    return fail(
+        "service",
+        f"not listening: {', '.join(deaf)}",
+        f"{status} may say why; then run: {stop}; avault install-service --{service}",
+    )
 
 
 def _run_by(unit: str, pid: int, root: Path) -> Finding:

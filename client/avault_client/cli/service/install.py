@@ -64,6 +64,8 @@ def enable(service: str, *, changed: bool) -> Iterator[str]:
         tell(words(service, "enable", *UNITS[service]))
         yield f"enabled: {', '.join(UNITS[service])}"
     running = manager.ask(words(service, "is-active", UNITS[service][0])) == "active"
+    # What failed too often, for a mistake in the settings, say, would not be started again for a while.
+    manager.ask(words(service, "reset-failed", *UNITS[service]))
     tell(words(service, "start", *UNITS[service][1:], UNITS[service][0]))
     if not running:
         yield f"started: {UNITS[service][0]}"

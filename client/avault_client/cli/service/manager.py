@@ -75,6 +75,11 @@ def starts_at_boot(unit: str, service: str) -> bool:
     return ask(words(service, "is-enabled", unit)) in STARTED
 
 
+def listens(unit: str, service: str) -> bool:
+    """Report whether *unit*, of a socket, is active."""
+    return ask(words(service, "is-active", unit)) == "active"
+
+
 def runs(pid: int, unit: str, root: Path = ROOT) -> bool:
     """Report whether the process *pid* is of *unit*; OSError if it is out of sight."""
     cgroup = (root / "proc" / str(pid) / "cgroup").read_text()
