@@ -65,14 +65,12 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the daemon with *arguments*, and return its exit status."""
     options = vars(parser().parse_args(arguments))
-    service = options.pop("print_units")
+    if service := options.pop("print_units"):
+        return _print_units(service)
     os.umask(0o077)
     _raise_descriptor_limit()
     status = 0
     try:
-        if service:
-            print(json.dumps(units.read(service)))  # noqa: T201
-            return 0
         handed = handed_over(os.environ)  # before anything of ours is opened: it is known by its numbers
         logging.basicConfig(handlers=[journal.handler(os.environ)])
         supervisor = Supervisor.of(os.environ)
@@ -107,6 +105,14 @@ def _bus(settings: Settings) -> socket.socket | str | None:
         return logind.connect(os.environ)
     except logind.BusGoneError as error:
         return str(error)
+
+
+def _print_units(service: str) -> int:
+    try:
+        print(json.dumps(units.read(service)))  # noqa: T201
+    except AvaultError as error:
+        return _report(error)
+    return 0
 
 
 def _raise_descriptor_limit() -> None:

@@ -69,6 +69,7 @@ class Host:
             capture_output=True,
             text=True,
             timeout=timeout,
+            umask=0o022,
         )
         assert not check or done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
         return done
@@ -139,7 +140,7 @@ class Host:
             *map(str, (its.fileno(), self.uid(user), *groups)),
         ]
         with its:
-            process = subprocess.Popen(self.command(*under, *program), pass_fds=[its.fileno()])
+            process = subprocess.Popen(self.command(*under, *program), pass_fds=[its.fileno()], umask=0o022)
         puppet = Puppet(ours, process.pid, process)
         puppet.pid = self.pid_outside(puppet.order("pid")[0])
         return puppet
@@ -173,6 +174,7 @@ def _make_cgroup() -> Path:
             cgroup = top / f"avault-test-{os.getpid()}"
             try:
                 cgroup.mkdir()
+                cgroup.chmod(0o755)  # whatever the umask made of it
             except OSError as error:
                 raise Unavailable(f"no cgroup can be made: {error}") from error
             return cgroup
@@ -203,6 +205,7 @@ def _boot(cgroup: Path, mount: Path, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            umask=0o022,
         )
 
 
