@@ -38,7 +38,9 @@ class Stages:
         if words:
             return RequestTimeoutError(f"the phone did not answer in time; {words}")
         return RequestTimeoutError(
-            "the phone did not answer in time", hint="is the signer's app open, and online?"
+            "the phone did not answer in time",
+            # Signers drop, without a word, what is stamped some minutes off.
+            hint="is the signer's app open, and online? is this machine's clock right?",
         )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from avault_client import cli
+from avault_client.cli.commands import shell
 from avault_client.cli.commands.slots import KEYRING_WARNING
+from avault_client.cli.grammar import WrongUse
 from avault_client.cli.session import Session
 from support.operator import Operator
 
@@ -32,3 +36,25 @@ def test_unlock_by_keyring(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(operator, "unlock", "--keyring") == 0
     assert operator.calls[-1] == ("keyring_unlock", {}, None)
     assert capsys.readouterr() == ("unlocked\n", "")
+
+
+def test_either_the_keyring_or_the_phone() -> None:
+    operator = Operator(status={"state": "locked"})
+    with pytest.raises(WrongUse, match="either --phone or --keyring"):
+        run(operator, "unlock", "--keyring", "--phone")
+    assert operator.methods == []
+
+
+def test_the_keyring_is_asked_also_in_a_shell_that_asks_the_phone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.write(write, b"unlock --keyring\n")
+    os.close(write)
+    monkeypatch.setattr(shell, "STDIN", read)
+    operator = Operator(
+        status={"state": "locked"}, keyring_unlock={"already": False, "slot": "keyring", "vault": "ab"}
+    )
+    try:
+        assert run(operator, "shell", "--phone") == 0
+    finally:
+        os.close(read)
+    assert operator.methods[-1] == "keyring_unlock"

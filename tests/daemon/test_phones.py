@@ -194,6 +194,7 @@ async def test_pairing_has_its_time(autojump_clock: trio.testing.MockClock, desk
         await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
     assert waited.value.message == "the phone did not answer in time"  # the relay is in order
     assert "online" in (waited.value.hint or "")
+    assert "clock" in (waited.value.hint or "")
     assert trio.current_time() - before == pytest.approx(PATIENCE, abs=1)
     with pytest.raises(RequestTimeoutError):
         await desk.phones.pair_nostrconnect([URL], desk.on_stage, patience=10)
@@ -522,6 +523,26 @@ async def test_a_renewal_that_cannot_be_stored_leaves_the_vault_open_and_the_slo
     assert value_of(desk.vault, "TOKEN") == "one"
     desk.path.with_name("pairing.json.new").rmdir()
     desk.vault.lock()
+    assert await desk.unlock() == "phone"
+
+
+async def test_a_lock_during_the_renewal_is_a_lock(
+    autojump_clock: trio.testing.MockClock, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.pair()
+    desk.vault.lock()
+    renew = desk.vault.renew_slot
+
+    async def locked_at_once(*args: Any, **more: Any) -> None:
+        desk.vault.lock()
+        await renew(*args, **more)
+
+    monkeypatch.setattr(desk.vault, "renew_slot", locked_at_once)
+    with pytest.raises(LockedError):
+        await desk.unlock()
+    assert desk.vault.state == LOCKED
+    assert "unrenewed" not in [stage for stage, _ in desk.stages]
+    monkeypatch.undo()
     assert await desk.unlock() == "phone"
 
 

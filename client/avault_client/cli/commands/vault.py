@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avault_client.cli.grammar import PROOF, Command, Option
+from avault_client.cli.grammar import PROOF, Command, Option, WrongUse
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKED,
@@ -63,13 +63,15 @@ def _init_lines(made: Result) -> Iterator[str]:
 def unlock(session: Session, parsed: Parsed) -> Result:
     """Unlock the vault; an unlocked one is fine."""
     seconds = parsed.number("timeout")
+    if parsed.flag("phone") and parsed.flag("keyring"):
+        raise WrongUse("unlock takes either --phone or --keyring")
     status = _begin(session, parsed)
     if status["state"] == UNLOCKED:
         return {"already": True, "slot": None, "vault": status["vault"]}
-    if session.phone:
-        return session.call("phone_unlock", patience(parsed), working="asking your phone")
     if parsed.flag("keyring"):
         return session.call("keyring_unlock", working="asking the keyring")
+    if session.phone:  # by its option, or in a shell that asks the phone
+        return session.call("phone_unlock", patience(parsed), working="asking your phone")
     session.require("unlock")
     slot = parsed.optional("slot")
     with session.source.read("the vault") as passphrase:
