@@ -7,6 +7,7 @@ It is the kernel that fails a whole daemon, at whatever file of the vault, the a
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -37,7 +38,7 @@ MISSES = 3
 """Numbers in a row that no call had, after which there are no more: the record's sync comes when it comes."""
 NEW = "another passphrase altogether"
 OLD = {"A": "value 5", "B": "value B"}
-AGENT = {"agent": "cobot", "plugin": "telegram", "secrets": ["A"], "uids": []}
+AGENT = {"agent": "cobot", "plugin": "telegram", "secrets": ["A"], "uids": [os.getuid()]}
 
 
 def ask_put(daemon: ForkedDaemon, desk: Line) -> Outcome:
@@ -201,7 +202,7 @@ def furnished(folder: Path) -> Path:
     for value in ("value 1", "value 2", "value 3", "value 4", "value 5"):
         desk.call("put", put("A", value), value)
     desk.call("put", put("B", OLD["B"]), OLD["B"])
-    desk.call("grant", {**AGENT, "uids": [Path("/proc/self").stat().st_uid]})
+    assert isinstance(desk.call("grant", AGENT), dict)
     assert isinstance(desk.call("audit_verify"), dict)
     desk.close()
     daemon.stop()

@@ -67,6 +67,8 @@ def listen() -> int:
     header = struct.pack("@HP", len(code), ctypes.addressof(instructions))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # A daemon forbids to be looked into, which is needed here.
+    libc.prctl(seccomp.PR_SET_DUMPABLE, 1, 0, 0, 0)
     listener = int(libc.syscall(_SECCOMP[machine], _SET_MODE_FILTER, _NEW_LISTENER, header))
     if listener < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
