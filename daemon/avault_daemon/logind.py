@@ -40,6 +40,8 @@ NAME = "org.freedesktop.login1"
 MANAGER = _jeepney.DBusAddress("/org/freedesktop/login1", NAME, f"{NAME}.Manager")
 SESSION = f"{NAME}.Session"
 PROPERTIES = "org.freedesktop.DBus.Properties"
+NO_SESSION = "org.freedesktop.DBus.Error.UnknownObject"
+"""What logind answers of a session that is over."""
 PATIENCE = 5.0
 """Seconds for the bus to let us in."""
 
@@ -210,7 +212,10 @@ class Logind:
             self._release()
 
     async def _is_ours(self, path: str) -> bool:
-        """Whether the session at *path* is one that concerns us; one that is gone already does."""
+        """Whether the session at *path* is one that concerns us.
+
+        One that is over does not: there is no screen any more, and anybody may lock a session of theirs and end it.
+        """
         if not self._wanted.screen_lock:
             return False
         session = _jeepney.DBusAddress(path, NAME, PROPERTIES)
@@ -218,8 +223,8 @@ class Logind:
             [(_, (uid, _))] = await self._call(
                 _jeepney.new_method_call(session, "Get", "ss", (SESSION, "User"))
             )
-        except BusGoneError:
-            return True
+        except BusGoneError as error:
+            return str(error) != NO_SESSION
         return await trio.to_thread.run_sync(self._concerns, uid)
 
 

@@ -288,10 +288,21 @@ async def test_a_locked_screen_of_ones_own_locks_it_and_no_other_does(tmp_path: 
             await there.unlock()
 
 
-async def test_a_session_that_is_gone_already_counts(tmp_path: Path) -> None:
+async def test_a_session_that_is_over_is_nobodys(tmp_path: Path) -> None:
     async with room(tmp_path) as there:
         await there.logind.lock_session("/org/freedesktop/login1/session/gone")
+        with trio.fail_after(PATIENCE):
+            await there.logind.told.wait()
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert there.house.core.vault.unlocked
+
+
+async def test_a_session_of_which_nothing_is_to_be_learned_counts(tmp_path: Path) -> None:
+    async with room(tmp_path) as there:
+        there.logind.of_sessions = "org.freedesktop.DBus.Error.NoReply"
+        await there.logind.lock_session("/org/freedesktop/login1/session/c1")
         await there.locks()
+        assert there.reason() == "screen-lock"
 
 
 async def test_only_what_was_asked_for_locks(tmp_path: Path) -> None:

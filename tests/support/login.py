@@ -64,7 +64,9 @@ class Logind:
     delays: list[int] = field(default_factory=list[int])
     denies: bool = False
     sessions: dict[str, int] = field(default_factory=dict[str, int])
+    of_sessions: str = "org.freedesktop.DBus.Error.UnknownObject"
     taken: trio.Event = field(default_factory=trio.Event)
+    told: trio.Event = field(default_factory=trio.Event)
 
     async def serve(self) -> None:
         """Answer `Inhibit` and `Get`, for as long as there is a bus."""
@@ -97,7 +99,8 @@ class Logind:
         if path in self.sessions:
             answer = _jeepney.new_method_return(message, "v", (("(uo)", (self.sessions[path], "/user")),))
         else:
-            answer = _jeepney.new_error(message, "org.freedesktop.DBus.Error.UnknownObject")
+            answer = _jeepney.new_error(message, self.of_sessions)
+            self.told.set()
         await self.connection.send(answer)
 
     async def sleep(self, *, going: bool) -> None:
