@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -151,13 +151,16 @@ class AgentConnection:
         if self._nursery is None or self._waiting >= limits.MAX_OPEN_REQUESTS:
             raise BusyError(f"{limits.MAX_OPEN_REQUESTS} requests of this connection wait already")
         self._waiting += 1
-        session = self._conversation.session
-        if session is not None and self._core.gate.still_agent(session):
-            self._core.bell.ring(f"{session.agent}/{session.plugin}")
         self._nursery.start_soon(self._answer_on_unlock, request, seconds)
 
+    def _ringing(self) -> AbstractContextManager[None]:
+        session = self._conversation.session
+        if session is None or not self._core.gate.still_agent(session):
+            return nullcontext()
+        return self._core.bell.waiting(f"{session.agent}/{session.plugin}")
+
     async def _answer_on_unlock(self, request: Request, seconds: float) -> None:
-        with trio.move_on_after(seconds):
+        with self._ringing(), trio.move_on_after(seconds):
             await self._core.unlocked.wait()
         self._waiting -= 1
         if not self._process.alive():

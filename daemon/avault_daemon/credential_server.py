@@ -17,7 +17,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 import trio
@@ -86,8 +86,8 @@ class CredentialServer:
         while True:
             await trio.lowlevel.wait_readable(listener)
             if self._core.vault.locked:
-                self._ring()
-                await self._core.unlocked.wait()
+                with self._ringing():
+                    await self._core.unlocked.wait()
                 continue
             try:
                 sock, _ = listener.accept()
@@ -100,10 +100,11 @@ class CredentialServer:
             sock.setblocking(False)
             return sock
 
-    def _ring(self) -> None:
+    def _ringing(self) -> AbstractContextManager[None]:
         log.warning("a unit waits for a credential, and the vault is locked; run: avault unlock")
-        if may_ring(self._core.vault.policy, self._core.places.service):
-            self._core.bell.ring("a unit's credential")
+        if not may_ring(self._core.vault.policy, self._core.places.service):
+            return nullcontext()
+        return self._core.bell.waiting("a unit's credential")
 
     async def _converse(self, sock: socket.socket) -> None:
         """Give, or refuse; never just close."""

@@ -13,58 +13,65 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from avault_daemon import bell as module
 from avault_daemon.bell import LEAST, MOST, Bell, Restraint
-from avault_protocol import LOCKED, UNLOCKED, AuditFailedError, DeniedError, RequestTimeoutError
+from avault_protocol import LOCKED, UNLOCKED, UNLOCKING, AuditFailedError, DeniedError, RequestTimeoutError
 
 # --- the policy --------------------------------------------------------------------------------------------------------
 
 
-def test_one_at_a_time() -> None:
+def test_the_first_may_be_at_once() -> None:
+    assert Restraint().left(0) == 0
+
+
+def test_after_one_that_was_not_in_vain_it_is_a_minute() -> None:
     restraint = Restraint()
-    assert restraint.begin(0)
-    assert not restraint.begin(1e9)
+    restraint.begin()
+    restraint.reset()
     restraint.end(5, in_vain=False)
-    assert restraint.begin(5)
+    assert restraint.left(5) == LEAST
+    assert restraint.left(5 + LEAST) == 0
 
 
 def test_pauses_double_from_a_minute_to_an_hour() -> None:
     restraint, now, pauses = Restraint(), 0.0, list[float]()
     for _ in range(8):
-        assert restraint.begin(now)
+        restraint.begin()
         restraint.end(now, in_vain=True)
-        pause = next(seconds for seconds in range(7200) if restraint.begin(now + seconds))
-        restraint.end(now + pause, in_vain=False)
-        pauses.append(pause)
-        now += pause
+        pauses.append(restraint.left(now))
+        now += pauses[-1]
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
 
 
-def test_an_unlock_begins_anew() -> None:
+def test_an_unlock_leaves_the_shortest_pause() -> None:
     restraint = Restraint()
-    for _ in range(3):
-        restraint.begin(0)
-        restraint.end(0, in_vain=True)
-        restraint.reset()
-    assert restraint.begin(0)
-    restraint.end(0, in_vain=True)
-    assert not restraint.begin(LEAST - 1)
-    assert restraint.begin(LEAST)
+    for now in (0.0, 1000.0, 2000.0):
+        restraint.begin()
+        restraint.end(now, in_vain=True)
+    assert restraint.left(2000) == 4 * LEAST
+    restraint.reset()
+    assert restraint.left(2000) == LEAST
+    restraint.begin()
+    restraint.end(5000, in_vain=True)
+    assert restraint.left(5000) == LEAST
 
 
-@given(st.lists(st.tuples(st.floats(0, 2 * MOST), st.booleans(), st.booleans())))
-def test_there_is_never_a_second_nor_one_too_soon(steps: list[tuple[float, bool, bool]]) -> None:
-    restraint, now, earliest, pause = Restraint(), 0.0, 0.0, LEAST
-    for passed, in_vain, unlocked in steps:
+@given(st.lists(st.tuples(st.floats(0, 2 * MOST), st.booleans(), st.booleans(), st.booleans())))
+def test_there_is_never_one_too_soon(steps: list[tuple[float, bool, bool, bool]]) -> None:
+    restraint, now, earliest, pause, ended = Restraint(), 0.0, 0.0, LEAST, float("-inf")
+    for passed, in_vain, meanwhile, afterwards in steps:
         now += passed
-        began = restraint.begin(now)
-        assert began == (now >= earliest)
-        if began:
-            assert not restraint.begin(now)
+        assert restraint.left(now) == max(0.0, earliest - now)
+        if restraint.left(now) == 0:
+            restraint.begin()
+            if meanwhile:
+                restraint.reset()
+                pause = LEAST
             restraint.end(now, in_vain=in_vain)
-            if in_vain:
-                earliest, pause = now + pause, min(2 * pause, MOST)
-        if unlocked:
+            earliest = now + (pause if in_vain and not meanwhile else LEAST)
+            pause = min(2 * pause, MOST) if in_vain and not meanwhile else pause
+            ended = now
+        if afterwards:
             restraint.reset()
-            earliest, pause = 0.0, LEAST
+            earliest, pause = min(earliest, ended + LEAST), LEAST
 
 
 # --- the bell ----------------------------------------------------------------------------------------------------------
@@ -114,14 +121,19 @@ async def running(bell: Bell) -> AsyncGenerator[None]:
         nursery.cancel_scope.cancel()
 
 
+async def wait(bell: Bell, seconds: float, why: str = "cobot/telegram") -> None:
+    """Wait as an agent does."""
+    with bell.waiting(why):
+        await trio.sleep(seconds)
+
+
 async def test_all_that_wait_make_one_request(autojump_clock: MockClock) -> None:
     scene = Scene()
     scene.answer = "phone"
     bell = scene.bell()
-    async with running(bell):
+    async with running(bell), trio.open_nursery() as agents:
         for _ in range(5):
-            bell.ring("cobot/telegram")
-        await trio.sleep(2)
+            agents.start_soon(wait, bell, 2)
     assert scene.asked == [0]
     assert scene.lines == [
         ("phone_ask", "for cobot/telegram"),
@@ -138,39 +150,81 @@ async def test_after_a_refusal_or_silence_it_is_quiet_for_a_while(
     bell = scene.bell()
     async with running(bell):
         for _ in range(400):
-            bell.ring("cobot/telegram")
-            await trio.sleep(1)
+            await wait(bell, 1)
     assert scene.asked == pytest.approx([0, 61, 182], abs=2)
     if isinstance(answer, DeniedError):
         assert scene.lines[1] == ("phone_ask", "denied: user rejected")
 
 
-async def test_an_unlock_ends_the_pause(autojump_clock: MockClock) -> None:
+async def test_who_still_waits_when_the_pause_is_over_is_rung_for(autojump_clock: MockClock) -> None:
     scene = Scene()
     bell = scene.bell()
     async with running(bell):
-        bell.ring("a")
-        await trio.sleep(2)
-        bell.follow_vault("locked", {})
-        bell.ring("a")
-        await trio.sleep(2)
+        await wait(bell, 2, "a")
+        await trio.sleep(8)
+        async with trio.open_nursery() as agents:
+            agents.start_soon(wait, bell, 20, "gives up before")
+            agents.start_soon(wait, bell, 100, "b")
+    assert scene.asked == pytest.approx([0, 61], abs=0.1)
+    assert scene.lines[2] == ("phone_ask", "for b")
+
+
+async def test_who_gave_up_is_not_rung_for(autojump_clock: MockClock) -> None:
+    scene = Scene()
+    bell = scene.bell()
+    async with running(bell):
+        await wait(bell, 2)
+        await wait(bell, 10)
+        await trio.sleep(1000)
+    assert scene.asked == [0]
+
+
+async def test_an_unlock_and_a_lock_leave_a_minute(autojump_clock: MockClock) -> None:
+    """Whoever locks has just had it in hand; and an agent that never stops waiting must not ring it at once."""
+    scene = Scene()
+    scene.answer = "phone"
+    bell = scene.bell()
+    async with running(bell):
+        await wait(bell, 2)
         bell.follow_vault("unlocked", {})
-        bell.ring("a")
-        await trio.sleep(2)
-    assert scene.asked == [0, 4]
+        scene.state = LOCKED
+        bell.follow_vault("locked", {})
+        await wait(bell, 100)
+    assert scene.asked == pytest.approx([0, 61], abs=0.1)
 
 
 async def test_what_was_unlocked_otherwise_meanwhile_was_not_in_vain(autojump_clock: MockClock) -> None:
     scene = Scene()
+    scene.takes = 5
     bell = scene.bell()
-    async with running(bell):
-        bell.ring("a")
-        await wait_all_tasks_blocked()
+    async with running(bell), trio.open_nursery() as agents:
+        agents.start_soon(wait, bell, 200)
+        await trio.sleep(1)
         bell.follow_vault("unlocked", {})
-        await trio.sleep(2)
-        bell.ring("a")
-        await trio.sleep(2)
-    assert scene.asked == [0, 2]
+    assert scene.asked == pytest.approx([0, 65, 130], abs=0.1)  # the pause did not double after the first
+
+
+async def test_a_lock_is_noticed_by_who_waits(autojump_clock: MockClock) -> None:
+    scene = Scene()
+    scene.state = UNLOCKED
+    bell = scene.bell()
+    async with running(bell), trio.open_nursery() as agents:
+        agents.start_soon(wait, bell, 10)
+        await trio.sleep(3)
+        scene.state = LOCKED
+        bell.follow_vault("locked", {})
+    assert scene.asked == [3]
+
+
+async def test_a_passphrase_that_was_wrong_leaves_nobody_waiting_in_vain(autojump_clock: MockClock) -> None:
+    scene = Scene()
+    scene.state = UNLOCKING
+    bell = scene.bell()
+    async with running(bell), trio.open_nursery() as agents:
+        agents.start_soon(wait, bell, 100)
+        await trio.sleep(1)
+        scene.state = LOCKED  # of which nobody tells
+    assert scene.asked == [LEAST]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +243,7 @@ async def test_at_start(
     scene = Scene()
     scene.state, scene.reachable = state, reachable
     async with running(scene.bell(ask_phone)):
-        await trio.sleep(2)
+        await trio.sleep(200)
     assert len(scene.asked) == asked
 
 
@@ -199,10 +253,10 @@ async def test_when_needed(autojump_clock: MockClock, ask_phone: str, asked: int
     scene.reachable = False
     bell = scene.bell(ask_phone)
     async with running(bell):
-        bell.ring("a")
+        await wait(bell, 2)
+        assert scene.asked == []
         scene.reachable = True
-        bell.ring("a")
-        await trio.sleep(2)
+        await wait(bell, 2)
     assert len(scene.asked) == asked
 
 
@@ -211,8 +265,7 @@ async def test_nothing_is_asked_that_cannot_be_put_on_record(autojump_clock: Moc
     scene.broken = True
     bell = scene.bell()
     async with running(bell):
-        bell.ring("a")
-        await trio.sleep(2)
+        await wait(bell, 2)
     assert scene.asked == []
 
 
@@ -223,7 +276,6 @@ async def test_nothing_is_asked_under_a_debugger(
     scene = Scene()
     bell = scene.bell()
     async with running(bell):
-        bell.ring("a")
-        await trio.sleep(2)
+        await wait(bell, 2)
     assert scene.asked == []
     assert scene.lines == [("phone_ask", "not asked: a debugger is attached")]

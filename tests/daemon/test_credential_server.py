@@ -7,6 +7,7 @@ import os
 import socket
 from base64 import b64encode
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +244,20 @@ async def test_who_comes_before_there_is_a_vault_waits_too(house: House) -> None
         assert (await trio.to_thread.run_sync(read_all, sock)).refused
 
 
-async def test_who_waits_rings_the_phone_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def heard(house: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return for what the bell is being rung from now on."""
     rung: list[str] = []
-    monkeypatch.setattr(house.core.bell, "ring", rung.append)
+
+    def waiting(why: str) -> AbstractContextManager[None]:
+        rung.append(why)
+        return nullcontext()
+
+    monkeypatch.setattr(house.core.bell, "waiting", waiting)
+    return rung
+
+
+async def test_who_waits_rings_the_phone_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    rung = heard(house, monkeypatch)
     operator = await granted(house)
     await operator.call("lock")
     with (
@@ -262,8 +274,7 @@ async def test_who_waits_rings_the_phone_once(house: House, monkeypatch: pytest.
 async def test_nobody_rings_where_no_agent_could_fetch(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rung: list[str] = []
-    monkeypatch.setattr(house.core.bell, "ring", rung.append)
+    rung = heard(house, monkeypatch)
     operator = await house.init()
     await operator.call("lock")
     with connect(house.core.places.credentials_socket, address()):
