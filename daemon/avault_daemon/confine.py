@@ -84,6 +84,21 @@ def confine(write: list[str], read: list[str], *, network: bool = False) -> str:
     return ", ".join(force) if len(force) > 1 else f"{force[0]} only" if force else "nothing"
 
 
+def networked() -> bool:
+    """Report whether this process may open sockets of the internet, which what runs it may forbid as well as `confine`."""
+    import errno
+    import socket
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.socket(family).close()
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES):
+                continue
+        return True
+    return False
+
+
 def certificates() -> list[str]:
     """Return the directories of the authorities that TLS trusts: those of SSL_CERT_FILE and SSL_CERT_DIR, or OpenSSL's."""
     import ssl

@@ -240,6 +240,18 @@ except PermissionError:
     assert done.stdout == "refused\nrefused\n", done.stderr
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_it_knows_whether_there_is_a_network_for_it(network: bool) -> None:
+    code = f"""
+from avault_daemon import confine
+before = confine.networked()
+confine.confine([], [], network={network})
+print(before, confine.networked())
+"""
+    done = run_python(code)
+    assert done.stdout == f"True {network}\n", done.stderr
+
+
 def test_with_network_names_are_resolved_and_the_certificates_of_the_machine_read() -> None:
     code = """
 import socket, ssl

@@ -167,7 +167,15 @@ def test_the_network_is_let_in_by_the_drop_in_that_the_readme_shows(service: Ins
     assert set(service.show("RestrictAddressFamilies").split()) == {"AF_UNIX", "AF_INET", "AF_INET6"}
     assert service.show("PrivateNetwork") == "no"
     assert service.show("IPAddressDeny") == ""
-    assert service.must("status")["phone"]["network"] is True
+    status = service.must("status")
+    assert (status["phone"]["network"], status["warnings"]) == (True, [])
+
+
+def test_a_network_that_the_unit_withholds_is_told(service: Installed) -> None:
+    service.configure("log_n = 16\nnetwork = true\n")
+    service.answers()
+    [warning] = service.must("status")["warnings"]
+    assert warning.startswith("network = true, but what runs avaultd allows it none")
 
 
 def directives() -> list[tuple[str, list[str]]]:

@@ -12,11 +12,16 @@ from avault_protocol import UNINITIALIZED, UNLOCKED, AuditFailedError
 
 from .. import __version__
 from ..audit import verify
+from ..confine import networked
 from ..conversation import Answer
 from ..policy import Agent, Service, boundary
 from .turn import Handler, Turn
 
 NO_BOUNDARY = "none (accidents only)"
+NO_NETWORK = (
+    "network = true, but what runs avaultd allows it none; for a unit of systemd: a drop-in with "
+    "RestrictAddressFamilies=AF_INET AF_INET6"
+)
 
 
 def weakest_boundary(agents: Iterable[Agent], service: Service) -> str:
@@ -71,6 +76,7 @@ async def status(turn: Turn) -> Answer:
                 *([core.record.problem] if core.record.problem else []),
                 *([core.locker.problem] if core.locker.problem else []),
                 *([core.keyring.keyring.problem] if core.keyring.keyring.problem else []),
+                *([NO_NETWORK] if core.settings.network and not networked() else []),
             ],
         }
     )
