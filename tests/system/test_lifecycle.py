@@ -69,16 +69,21 @@ def test_one_that_gives_signs_of_life_is_left_alone(service: Installed) -> None:
 
 
 def test_after_a_crash_nobody_is_refused_and_an_answer_comes_soon(service: Installed) -> None:
+    """Within half a second; on a slow or busy machine, within four times what a bare interpreter takes to import trio."""
     service.answers()
     spans: list[float] = []
-    while not spans or (min(spans) > HEALTHY and len(spans) < 9):  # a busy machine may be slow once
+    bound = HEALTHY
+    while not spans or (min(spans) > bound and len(spans) < 9):  # a busy machine may be slow once
+        begun = time.monotonic()
+        service.host.run(PYTHON, "-c", "import trio")
+        bound = max(bound, 4 * (time.monotonic() - begun))
         before, outside = service.pid, service.outside
         begun = time.monotonic()
         os.kill(outside, signal.SIGKILL)
         after = service.answers()
         spans.append(time.monotonic() - begun)
         assert after != before
-    assert min(spans) <= HEALTHY
+    assert min(spans) <= bound
 
 
 def test_settings_are_read_again_and_connections_kept(service: Installed) -> None:
