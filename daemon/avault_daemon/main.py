@@ -44,6 +44,7 @@ from .places import Places
 from .requests import Requests
 from .server import Server
 from .settings import Settings, reread
+from .signers import Signers
 from .sockets import Sockets, handed_over
 from .stores import FileStore, KeyringStore
 from .supervisor import Supervisor
@@ -180,15 +181,15 @@ def assemble(
     requests = Requests(clock=time.time)
     keyring = keyring or Keyring()
     pairing_file = FileStore(places.state_dir / "pairing.json")
-    phones = Phones(
+    pairings = Pairings(arena, KeyringStore(pairing_file, keyring, f"{places.home}: pairings"))
+    signers = Signers(
         arena,
-        vault,
-        Pairings(arena, KeyringStore(pairing_file, keyring, f"{places.home}: pairings")),
         safe_host(socket.gethostname()),
         enabled=settings.network,
         plain_hosts=settings.plain_relays,
         network=replace(network, dial=through(settings.socks)) if settings.socks else network,
     )
+    phones = Phones(arena, vault, pairings, signers)
     gate = Gate(vault, record, requests, places.service)
     core = Core(
         settings=settings,

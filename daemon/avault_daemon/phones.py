@@ -11,8 +11,8 @@ Whatever waits for a phone holds keys in the arena. `Vault.lock` zeroes them: wh
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
@@ -32,23 +32,20 @@ from avault_protocol import (
 from . import sodium
 from .arena import Arena, Slot
 from .nostr.keys import SecretKey
-from .nostr.nip46 import Answer, Signer
-from .nostr.relay import NETWORK, Network, OnStage, ignore
-from .nostr.remote import Remote, open_remote
-from .nostr.uris import check_relay, check_relays, nostrconnect_uri, parse_bunker
+from .nostr.nip46 import Answer
+from .nostr.relay import OnStage, ignore
 from .pairings import Pairing, Pairings, random_slot
 from .patience import GOODBYE, PATIENCE, Stages, in_time
 from .slots import phone as slots
 from .slots.phone import KEY, Phone, PhoneSlot
 
 if TYPE_CHECKING:
+    from .signers import Candidate, Signers
     from .vault import Vault
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_SECRET = 16  # bytes of the secret in a nostrconnect URI
 
 
 @dataclass(slots=True)
@@ -65,39 +62,14 @@ class _Opened:
         self.pairing.close()
 
 
-@dataclass(slots=True)
-class Candidate:
-    """A signer that answered, before the operator has looked at it; `close` it if it comes to nothing."""
-
-    phone: Phone
-    pairing: Pairing
-
-    def close(self) -> None:
-        """Forget its keys."""
-        self.pairing.close()
-
-
 class Phones:
-    """Asks the phones of *vault*'s slots. *host*: how this machine is called on their screens."""
+    """Asks the phones of *vault*'s slots, which *signers* reaches; their keys are in *pairings*."""
 
-    def __init__(
-        self,
-        arena: Arena,
-        vault: Vault,
-        pairings: Pairings,
-        host: str,
-        *,
-        enabled: bool,
-        plain_hosts: Sequence[str] = (),
-        network: Network = NETWORK,
-    ) -> None:
+    def __init__(self, arena: Arena, vault: Vault, pairings: Pairings, signers: Signers) -> None:
+        self.signers = signers
         self._arena = arena
         self._vault = vault
         self._pairings = pairings
-        self._host = host
-        self._enabled = enabled
-        self._plain_hosts = plain_hosts
-        self._network = network
         self._asking = set[trio.CancelScope]()  # what asks for an unlock
         self._changing = (
             trio.Lock()
@@ -122,7 +94,7 @@ class Phones:
     @property
     def reachable(self) -> bool:
         """Whether there is a phone to be asked, and a network to ask it on."""
-        return self._enabled and bool(self.slots())
+        return self.signers.enabled and bool(self.slots())
 
     async def settle(self) -> None:
         """Bring the pairings to where the settings want them, if they are not there; log how that went."""
@@ -184,7 +156,7 @@ class Phones:
             ExitStack() as undo
         ):  # also if another phone was the first while this one says goodbye to its relays
             pairing = undo.enter_context(await self._load(slot))
-            async with self._paired(content, pairing, on_stage) as remote:
+            async with self.signers.paired(content, pairing, on_stage) as remote:
                 with await remote.ask(remote.signer.nip44_decrypt(public, content.payload)) as answer:
                     self._check_epoch(before)
                     key = self._open_with(public, slot, content, answer, pairing)
@@ -223,7 +195,7 @@ class Phones:
         await self._save(opened.slot, pairing)
 
     def _make(self, slot: str, key: SecretKey, phone: Phone, token: Slot, pairing: Pairing) -> str:
-        return slots.make(self._arena, key, slot, phone, self._host, token, pairing.peppers[0])
+        return slots.make(self._arena, key, slot, phone, self.signers.host, token, pairing.peppers[0])
 
     def reseal(self, slot: str, content: str, key: SecretKey) -> str | None:
         """Make a phone slot anew for the vault's next key, from what is at hand; None if it is none, or nothing is.
@@ -252,10 +224,10 @@ class Phones:
     async def _allow(self, slot: str, action: str, on_stage: OnStage) -> str:
         before, public = self._vault.epoch, self._vault.public
         content = PhoneSlot.parse(self._vault.slot_content(slot))
-        text = f"avault allow {self._host}: {action} "
+        text = f"avault allow {self.signers.host}: {action} "
         with await self._load(slot) as pairing, random_slot(self._arena) as challenge:
             payload = self._vault.encrypt_for(content.operator, text, challenge)
-            async with self._paired(content, pairing, on_stage) as remote:
+            async with self.signers.paired(content, pairing, on_stage) as remote:
                 with await remote.ask(remote.signer.nip44_decrypt(public or b"", payload)) as answer:
                     self._check_epoch(before)
                     token = _only_token(answer)
@@ -265,33 +237,6 @@ class Phones:
         return slot
 
     # --- pairing ------------------------------------------------------------------------------------------------
-
-    async def pair_bunker(self, uri: str, on_stage: OnStage, *, patience: float = PATIENCE) -> Candidate:
-        """Pair with the signer that a ``bunker://`` URI names."""
-        self._check_network()
-        bunker = parse_bunker(uri, allow_plain=self._plain_hosts)
-        with in_time(patience, on_stage) as stages:
-            async with self._new(bunker.signer, bunker.relays, stages) as (remote, pairing):
-                with await remote.ask(remote.signer.connect(bunker.secret, self._host)):
-                    return await self._meet(remote, bunker.relays, pairing)
-
-    async def pair_nostrconnect(
-        self, relays: Sequence[str], on_stage: OnStage, *, patience: float = PATIENCE
-    ) -> Candidate:
-        """Show a ``nostrconnect://`` URI, as stage ``scan``, and pair with whoever says its secret."""
-        self._check_network()
-        urls = check_relays([check_relay(url, allow_plain=self._plain_hosts) for url in relays])
-        secret = sodium.random(_SECRET).hex()
-        with in_time(patience, on_stage) as stages:
-            async with self._new(None, urls, stages) as (remote, pairing):
-                request = remote.signer.pairing(secret)
-                on_stage("scan", "", nostrconnect_uri(remote.signer.client.public, urls, secret, self._host))
-                with await remote.ask(request):
-                    return await self._meet(remote, urls, pairing)
-
-    async def _meet(self, remote: Remote, relays: tuple[str, ...], pairing: Pairing) -> Candidate:
-        with await remote.ask(remote.signer.get_public_key()) as answer:
-            return Candidate(Phone(answer.text, (remote.signer.public or b"").hex(), relays), pairing)
 
     async def confirm(self, candidate: Candidate, on_stage: OnStage, *, patience: float = PATIENCE) -> str:
         """Try whether the phone opens what is sealed for it; only then write the slot, with another token. Return its id.
@@ -327,7 +272,7 @@ class Phones:
 
     async def _try(self, slot: str, trial: PhoneSlot, pairing: Pairing, on_stage: OnStage) -> None:
         public = self._vault.public or b""
-        async with self._paired(trial, pairing, on_stage) as remote:
+        async with self.signers.paired(trial, pairing, on_stage) as remote:
             with await remote.ask(remote.signer.nip44_decrypt(public, trial.payload)) as answer:
                 slots.open_key(
                     self._arena, public, slot, trial, _only_token(answer), pairing.peppers[0]
@@ -335,9 +280,9 @@ class Phones:
 
     async def forget(self, slot: str, content: str) -> None:
         """Drop the keys of the slot *slot*, which has been removed, having said goodbye to its signer if that is quick."""
-        if self._enabled:
+        if self.signers.enabled:
             with suppress(AvaultError), in_time(GOODBYE), await self._load(slot) as pairing:
-                async with self._paired(PhoneSlot.parse(content), pairing, ignore) as remote:
+                async with self.signers.paired(PhoneSlot.parse(content), pairing, ignore) as remote:
                     (await remote.ask(remote.signer.logout())).release()
         async with self._changing:
             if slot not in self.slots():  # nor is it another's by now
@@ -362,7 +307,7 @@ class Phones:
         discard: Callable[[T], None],
     ) -> T:
         """Ask with every phone slot at once; return what the first good answer gave, and drop the others."""
-        self._check_network()
+        self.signers.check()
         waiting, found, errors = self.slots(), list[T](), list[AvaultError]()
         if not waiting:
             raise NotFoundError("no phone is paired with this vault", hint="pair one: avault slot add phone")
@@ -392,53 +337,11 @@ class Phones:
             return found[0]
         raise errors[0] if len(errors) == len(waiting) else stages.in_vain()
 
-    @asynccontextmanager
-    async def _remote(
-        self, pairing: Pairing, public: bytes | None, relays: Sequence[str], on_stage: OnStage
-    ) -> AsyncGenerator[Remote]:
-        """Reach the signer *public*, or whoever proves to be it, by the key of *pairing*."""
-        with self._arena.take(KEY) as copy:
-            sodium.copy(copy.address, pairing.client.address, KEY)
-            client = SecretKey.adopt(copy)
-        signer = Signer(self._arena, client, public)
-        try:
-            async with open_remote(signer, relays, on_stage=on_stage, network=self._network) as remote:
-                yield remote
-        finally:
-            signer.close()
-            client.close()
-
-    def _paired(
-        self, phone: Phone, pairing: Pairing, on_stage: OnStage
-    ) -> AbstractAsyncContextManager[Remote]:
-        """Reach the signer of *phone*, which is known."""
-        return self._remote(pairing, bytes.fromhex(phone.signer), phone.relays, on_stage)
-
-    @asynccontextmanager
-    async def _new(
-        self, public: bytes | None, relays: Sequence[str], on_stage: OnStage
-    ) -> AsyncGenerator[tuple[Remote, Pairing]]:
-        """Reach a signer that is not paired yet, by a new key; the pairing is closed if the block raises."""
-        pairing = Pairing.fresh(self._arena)
-        try:
-            async with self._remote(pairing, public, relays, on_stage) as remote:
-                yield remote, pairing
-        except BaseException:
-            pairing.close()
-            raise
-
     async def _load(self, slot: str) -> Pairing:
         return await trio.to_thread.run_sync(self._pairings.load, slot)
 
     async def _save(self, slot: str, pairing: Pairing) -> None:
         await trio.to_thread.run_sync(self._pairings.save, slot, pairing)
-
-    def _check_network(self) -> None:
-        if not self._enabled:
-            raise BadRequestError(
-                "this daemon keeps itself from the network",
-                hint="set network = true in the settings, then restart avaultd",
-            )
 
     def _check_epoch(self, before: int) -> None:
         if self._vault.epoch != before:

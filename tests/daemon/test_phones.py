@@ -19,7 +19,8 @@ from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.relay import Network
 from avault_daemon.pairings import Pairings
 from avault_daemon.patience import GOODBYE, PATIENCE
-from avault_daemon.phones import Candidate, Phones
+from avault_daemon.phones import Phones
+from avault_daemon.signers import Candidate, Signers
 from avault_daemon.slots import phone as slots
 from avault_daemon.slots.phone import KEY, PhoneSlot, open_key
 from avault_daemon.stores import FileStore
@@ -53,7 +54,7 @@ class Desk:
         self.stages.append((stage, text))
 
     async def pair(self) -> str:
-        found = await self.phones.pair_bunker(self.phone.bunker, self.on_stage)
+        found = await self.phones.signers.pair_bunker(self.phone.bunker, self.on_stage)
         return await self.phones.confirm(found, self.on_stage)
 
     async def unlock(self) -> str:
@@ -66,7 +67,8 @@ class Desk:
 def phones_of(place: Place, vault: Vault, path: Path, relay: FaultRelay, *, enabled: bool = True) -> Phones:
     pairings = Pairings(place.arena, FileStore(path))
     network = Network(dial=relay.dial, clock=lambda: 1_800_000_000, jitter=lambda: 0.0)
-    return Phones(place.arena, vault, pairings, "box.lan", enabled=enabled, network=network)
+    signers = Signers(place.arena, "box.lan", enabled=enabled, network=network)
+    return Phones(place.arena, vault, pairings, signers)
 
 
 @asynccontextmanager
@@ -109,7 +111,7 @@ async def test_pairing_by_a_nostrconnect_uri(autojump_clock: trio.testing.MockCl
     found: list[Candidate] = []
 
     async def pair() -> None:
-        found.append(await desk.phones.pair_nostrconnect([URL], desk.on_stage))
+        found.append(await desk.phones.signers.pair_nostrconnect([URL], desk.on_stage))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair)
@@ -129,7 +131,7 @@ async def test_pairing_by_a_nostrconnect_uri(autojump_clock: trio.testing.MockCl
 async def test_a_slot_is_written_only_after_the_phone_opened_it(
     autojump_clock: trio.testing.MockClock, desk: Desk
 ) -> None:
-    found = await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+    found = await desk.phones.signers.pair_bunker(desk.phone.bunker, desk.on_stage)
     assert desk.phones.slots() == []
     desk.phone.mood = no
     with pytest.raises(DeniedError, match="user rejected"):
@@ -153,7 +155,7 @@ async def test_what_was_on_the_screen_while_pairing_opens_nothing(
 async def test_two_operators_who_pair_at_once_get_two_slots(
     autojump_clock: trio.testing.MockClock, desk: Desk
 ) -> None:
-    found = [await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage) for _ in range(2)]
+    found = [await desk.phones.signers.pair_bunker(desk.phone.bunker, desk.on_stage) for _ in range(2)]
     async with trio.open_nursery() as nursery:
         for candidate in found:
             nursery.start_soon(desk.phones.confirm, candidate, desk.on_stage)
@@ -170,7 +172,7 @@ async def test_a_phone_that_takes_the_id_of_one_that_is_being_forgotten_keeps_it
 ) -> None:
     content = desk.vault.slot_content(await desk.pair())
     await desk.vault.remove_slot("phone")
-    another = await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+    another = await desk.phones.signers.pair_bunker(desk.phone.bunker, desk.on_stage)
     desk.phone.mood = lambda request, result: None if request["method"] == "logout" else {"result": result}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(desk.phones.forget, "phone", content)
@@ -182,7 +184,7 @@ async def test_a_phone_that_takes_the_id_of_one_that_is_being_forgotten_keeps_it
 async def test_a_candidate_that_nobody_confirms_is_forgotten(
     autojump_clock: trio.testing.MockClock, desk: Desk
 ) -> None:
-    found = await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+    found = await desk.phones.signers.pair_bunker(desk.phone.bunker, desk.on_stage)
     found.close()
     assert desk.phones.slots() == []
 
@@ -191,13 +193,13 @@ async def test_pairing_has_its_time(autojump_clock: trio.testing.MockClock, desk
     desk.phone.mood = silent
     before = trio.current_time()
     with pytest.raises(RequestTimeoutError) as waited:
-        await desk.phones.pair_bunker(desk.phone.bunker, desk.on_stage)
+        await desk.phones.signers.pair_bunker(desk.phone.bunker, desk.on_stage)
     assert waited.value.message == "the phone did not answer in time"  # the relay is in order
     assert "online" in (waited.value.hint or "")
     assert "clock" in (waited.value.hint or "")
     assert trio.current_time() - before == pytest.approx(PATIENCE, abs=1)
     with pytest.raises(RequestTimeoutError):
-        await desk.phones.pair_nostrconnect([URL], desk.on_stage, patience=10)
+        await desk.phones.signers.pair_nostrconnect([URL], desk.on_stage, patience=10)
 
 
 @pytest.mark.parametrize("words", ["already connected", "invalid secret", "no permission"])
@@ -234,7 +236,7 @@ async def test_relays_that_are_none(
     autojump_clock: trio.testing.MockClock, desk: Desk, relays: list[str]
 ) -> None:
     with pytest.raises(BadRequestError):
-        await desk.phones.pair_nostrconnect(relays, desk.on_stage)
+        await desk.phones.signers.pair_nostrconnect(relays, desk.on_stage)
 
 
 # --- unlocking ------------------------------------------------------------------------------------------------------
@@ -387,7 +389,7 @@ async def test_without_a_phone_or_a_network_it_says_so(
     with pytest.raises(NotFoundError, match="no phone"):
         await desk.unlock()
     closed = phones_of(desk.place, desk.vault, desk.path, desk.relay, enabled=False)
-    for call in (closed.unlock(desk.on_stage), closed.pair_bunker(desk.phone.bunker, desk.on_stage)):
+    for call in (closed.unlock(desk.on_stage), closed.signers.pair_bunker(desk.phone.bunker, desk.on_stage)):
         with pytest.raises(BadRequestError, match="network") as raised:
             await call
         assert "network = true" in str(raised.value.hint)
@@ -491,7 +493,8 @@ async def test_killed_at_any_point_of_a_renewal_it_opens(
 
     pairings = Pairings(desk.place.arena, Killed(desk.path))
     network = Network(dial=desk.relay.dial, clock=lambda: 1_800_000_000, jitter=lambda: 0.0)
-    phones = Phones(desk.place.arena, desk.vault, pairings, "box.lan", enabled=True, network=network)
+    signers = Signers(desk.place.arena, "box.lan", enabled=True, network=network)
+    phones = Phones(desk.place.arena, desk.vault, pairings, signers)
     if point == "before the vault":
 
         async def killed(*args: object, **more: object) -> None:

@@ -74,7 +74,7 @@ async def phone_pair(turn: Turn) -> Answer:
     turn.ticket.close()
     phones, before = turn.core.phones, turn.core.vault.epoch
     if (bunker := turn.params.get("bunker")) is not None:
-        found = await phones.pair_bunker(bunker, _stages(turn), patience=_patience(turn))
+        found = await phones.signers.pair_bunker(bunker, _stages(turn), patience=_patience(turn))
     else:
         relays = turn.params.get("relays") or turn.core.settings.relays
         if not relays:
@@ -82,7 +82,7 @@ async def phone_pair(turn: Turn) -> Answer:
                 "no relay to meet the phone on",
                 hint="name one: --relay wss://…, or set relays in the settings",
             )
-        found = await phones.pair_nostrconnect(relays, _stages(turn), patience=_patience(turn))
+        found = await phones.signers.pair_nostrconnect(relays, _stages(turn), patience=_patience(turn))
     turn.ticket.keep(found, before)
     phone = found.phone
     return Answer({"signer": phone.signer, "operator": phone.operator, "relays": list(phone.relays)})
