@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio
 from hypothesis.stateful import RuleBasedStateMachine
 
 from avault_daemon.audit.refusals import PER_UID
@@ -17,6 +18,7 @@ from avault_protocol import AvaultError
 from support.house import PASSPHRASE, Peer
 
 from .loop import Loop
+from .stranger import Stranger
 
 MEMORY = Path("/dev/shm")
 
@@ -29,6 +31,8 @@ class Plugin:
     agent: str
     plugin: str
     declared: set[str]
+    foreign: bool
+    """Whether the stranger is at the other end."""
 
 
 @dataclass
@@ -57,6 +61,9 @@ class Desk(RuleBasedStateMachine):
         self.state = State()
         self.locked = False
         self.plugins: list[Plugin] = []
+        self.stranger: Stranger | None = None
+        self.holders: dict[tuple[str, str], bool] = {}
+        """Of each plugin that a live process holds, whether that is the stranger."""
         self.served: list[Line] = []
         """What must be on record as allowed, in this order."""
         self.refused: set[tuple[str, str, str, str]] = set()
@@ -86,6 +93,16 @@ class Desk(RuleBasedStateMachine):
             return self.loop.do(lambda: peer.call(method, params, value, fds))
         except AvaultError as error:
             return error.code
+
+    def connect(self, *, foreign: bool) -> Peer:
+        """Connect as an agent: ourselves, or as the stranger."""
+        path = self.house.core.places.agent_socket
+        if not foreign:
+            return self.loop.do(lambda: self.house.connect(path))
+        self.stranger = self.stranger or Stranger()
+        peer = Peer(trio.socket.from_stdlib_socket(self.stranger.connect(path)))
+        self.house.peers.append(peer)
+        return peer
 
     def hang_up(self, peer: Peer) -> None:
         async def close() -> None:
@@ -152,6 +169,8 @@ class Desk(RuleBasedStateMachine):
         finally:
             if hasattr(self, "stop"):
                 self.stop()
+            if self.stranger is not None:
+                self.stranger.close()
             self.loop.close()
             shutil.rmtree(self.root)
 

@@ -10,7 +10,7 @@ import os
 import shutil
 
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from support.house import LOG_N, PASSPHRASE
 
@@ -43,7 +43,7 @@ class DaemonModel(Desk):
         for agent, plugin in (("cobot", "telegram"), ("hermes", "weather")):
             for name in NAMES[:2]:
                 self.grant(agent, plugin, name)
-            self.bind(agent, plugin, {*NAMES[1:]})
+            self.bind(agent, plugin, {*NAMES[1:]}, foreign=agent == "hermes")
 
     @rule(unlocked=MOSTLY)
     def restart(self, unlocked: bool) -> None:
@@ -58,17 +58,20 @@ class DaemonModel(Desk):
         self.lives += 1
         for part in ("home", "state"):
             shutil.copytree(before / part, self.folder / part)
+        (self.folder / "run").mkdir(mode=0o700)
+        shutil.copy(before / "run" / "bindings.json", self.folder / "run")
         self.stop()
         shutil.rmtree(before)
         self.come_back(unlocked)
 
     def come_back(self, unlocked: bool) -> None:
-        """Start again, locked; the plugins that were there come again."""
+        """Start again, locked; the plugins that were there come again, behind somebody who wants to be them."""
         plugins = self.plugins
         self.start()
         self.locked = True
         for of in plugins:
-            self.bind(of.agent, of.plugin, of.declared)
+            self.bind(of.agent, of.plugin, of.declared, not of.foreign)
+            self.bind(of.agent, of.plugin, of.declared, of.foreign)
         if unlocked:
             self.unlock()
 
@@ -180,19 +183,32 @@ class DaemonModel(Desk):
 
     # --- plugins ------------------------------------------------------------------------------------------------
 
-    @rule(agent=AGENTS, plugin=PLUGINS, declared=st.sets(SECRETS))
-    def bind(self, agent: str, plugin: str, declared: set[str]) -> None:
-        peer = self.loop.do(lambda: self.house.connect(self.house.core.places.agent_socket))
+    @rule(agent=AGENTS, plugin=PLUGINS, declared=st.sets(SECRETS), foreign=st.booleans())
+    def bind(self, agent: str, plugin: str, declared: set[str], foreign: bool) -> None:
+        """Say hello, ourselves or as the stranger: whoever came first holds a plugin for as long as it lives."""
+        peer = self.connect(foreign=foreign)
         params = {"protocol": 1, "plugin": plugin, "secrets": sorted(declared), "agent": agent}
         answer = self.ask(peer, "hello", params)
-        if agent not in self.state.grants:
-            assert answer == "unknown_agent"
+        known = agent in self.state.grants
+        if not known or self.holders.get((agent, plugin), foreign) is not foreign:
+            assert answer == ("already_bound" if known else "unknown_agent")
             self.hang_up(peer)
             return
+        self.holders[agent, plugin] = foreign
         granted = self.state.grants[agent].get(plugin, set()) & declared
         assert answer["granted"] == (None if self.locked else sorted(granted))
         self.served.append(("hello", "allowed", agent, plugin, None, None))
-        self.plugins.append(Plugin(peer, agent, plugin, declared))
+        self.plugins.append(Plugin(peer, agent, plugin, declared, foreign))
+
+    @precondition(lambda self: self.stranger is not None)
+    @rule()
+    def kill_the_stranger(self) -> None:
+        """What it held may be had again, and its connections are nobody's."""
+        if self.stranger is not None:
+            self.stranger.close()
+        self.stranger = None
+        self.plugins = [of for of in self.plugins if not of.foreign]
+        self.holders = {held: False for held, foreign in self.holders.items() if not foreign}
 
     @rule(name=SECRETS)
     def get(self, name: str) -> None:

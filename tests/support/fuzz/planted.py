@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 from avault_client.cli import envfile
-from avault_daemon import gate, policy, settings
+from avault_daemon import bindings, gate, policy, settings
 from avault_daemon.nostr import nip44
 from avault_daemon.vault import draft, eventlog
 from avault_protocol import _frame, _scan  # pyright: ignore[reportPrivateUsage]  # that is where they are
@@ -56,6 +56,8 @@ BUGS = (
     Bug("a use is not on record", "daemon", gate, "Gate.get", "self._record.append(", "(lambda *_, **__: None)("),
     Bug("a removal is never written", "daemon", draft, "Draft.remove_secret", "self.compact = True", "pass"),
     Bug("a revocation takes nothing", "daemon", policy, "Agent.without_grants", "if s not in gone", "if s"),
+    Bug("a plugin is held by several", "daemon", bindings, "Bindings.bind", "len(holders) >= instances", "len(holders) > instances"),
+    Bug("a restart forgets who holds what", "daemon", bindings, "Bindings.__init__", "self._restore()", "pass"),
 )  # fmt: skip
 
 
