@@ -122,6 +122,19 @@ def test_it_gets_this_environment_no_input_and_no_other_descriptor(bin_dir: Path
     assert "0 -> /dev/null" in caught.value.message
 
 
+def test_what_a_service_manager_said_to_the_command_is_not_handed_on(
+    bin_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in launch.NOT_ITS:
+        monkeypatch.setenv(name, "7")
+    install(bin_dir, f"/usr/bin/env > {tmp_path}/told; exit 1")
+    with pytest.raises(DaemonUnavailableError, match="ended at once"):
+        launch.ensure(Session(nobody))
+    told = {line.partition("=")[0] for line in (tmp_path / "told").read_text().splitlines()}
+    assert "XDG_STATE_HOME" in told
+    assert not told & set(launch.NOT_ITS)
+
+
 def test_a_log_that_is_a_link_is_not_followed(bin_dir: Path, tmp_path: Path) -> None:
     install(bin_dir, "exit 1")
     (tmp_path / "state/avault").mkdir(parents=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROGRAM = "avaultd"
 PATIENCE = 10.0  # seconds: reading and checking a vault of 10,000 secrets takes less than one
 PAUSE = 0.05
+# What a service manager says to this command, if it runs in a service, is not for the daemon: sd_notify(3).
+NOT_ITS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 MAX_SHOWN = 2000  # bytes of what a daemon that ended at once had to say
 
 
@@ -46,6 +48,7 @@ def _start(session: Session) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
+            env={name: value for name, value in os.environ.items() if name not in NOT_ITS},
             start_new_session=True,
         )
     try:
