@@ -107,15 +107,23 @@ def user_service(folder: Path, **options: Any) -> Generator[Service]:
 
 @contextmanager
 def system_service(
-    *, uid: int = DAEMON, prefix: Sequence[str] = (), kind: str = "system"
+    *,
+    uid: int = DAEMON,
+    prefix: Sequence[str] = (),
+    kind: str = "system",
+    config: str = "",
+    program: str = as_user.__file__,
 ) -> Generator[Service]:
-    """Run a daemon as *uid*, started by *prefix*, a command that runs another in its own process."""
+    """Run a daemon as *uid*, started by *prefix*, a command that runs another in its own process.
+
+    *config* is added to its settings; *program* stands for `support.as_user`, which it calls.
+    """
     folder = Path(tempfile.mkdtemp(prefix="avault-", dir="/tmp"))
     folder.chmod(0o711)
     os.chown(folder, uid, uid)
-    command = [*prefix, sys.executable, "-P", as_user.__file__, str(uid)]
+    command = [*prefix, sys.executable, "-P", program, str(uid)]
     try:
-        with user_service(folder, config=f'{CONFIG}service = "{kind}"\n', command=command) as service:
+        with user_service(folder, config=f'{CONFIG}service = "{kind}"\n{config}', command=command) as service:
             yield service
     finally:
         shutil.rmtree(folder)
