@@ -1,6 +1,6 @@
 """Bugs that we could have made: a line of ours changed in memory, each in the reader that a target is for.
 
-Whoever fuzzes and finds nothing has shown something only if these are found by the same cases.
+Whoever fuzzes and finds nothing has shown something only if these are found, too.
 """
 
 from __future__ import annotations

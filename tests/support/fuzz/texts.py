@@ -27,7 +27,7 @@ KEYS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "arena_mib": ((2, 3, 64), (65, "2", *_ODD)),
     "log_n": ((16, 22), (15, 23, "18", *_ODD)),
     "audit_sync": (("batch", "always"), ("never", *_ODD)),
-    "max_connections_per_uid": ((1, 2, 65536), (0, 65537, 1.0, True, "7", [])),
+    "max_connections_per_uid": ((1, 2, 65536), (0, 65537, True, "7")),
     "log_level": (("debug", "info", "warning", "error"), ("DEBUG", *_ODD)),
     "network": (_BOOLS, (0, 1, "true", [], {})),
     "relays": (
