@@ -5,8 +5,6 @@ lies the same without it. A daemon that is unfair on purpose (`support.unfair`) 
 fairness is for, or the figures show nothing. What it printed is in docs/reliability.md.
 """
 
-# ruff: noqa: S101, T201
-
 from __future__ import annotations
 
 import argparse
