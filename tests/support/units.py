@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ class Installed:
 
     def remove(self) -> None:
         """Remove the system's service, with all that it left."""
-        self.systemctl("stop", *texts("system"))
+        # A service that starts again by itself just then wants its sockets, and cancels this.
+        stop = partial(self.host.run, "systemctl", "stop", *texts("system"), check=False)
+        until(lambda: stop().returncode == 0, "it goes on")
         self.systemctl("reset-failed", *texts("system"), check=False)
         self.host.run(
             *("rm", "-rf", "/var/lib/avault", "/run/avault", "/etc/avault"),

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
@@ -25,6 +28,12 @@ PASSPHRASES = st.sampled_from((PASSPHRASE, b"another passphrase", b"a third pass
 MOSTLY = st.sampled_from((True, True, True, False))
 HISTORY = 4
 """Versions that can be read: the newest and three before it."""
+
+
+def copy_if_there(source: str, target: str) -> None:
+    """Copy a file, unless the sync has just given it its name for good: then the one of that name is as new."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 class DaemonModel(Desk):
@@ -56,13 +65,17 @@ class DaemonModel(Desk):
         """What is on the disk at this moment is all that the next one has."""
         before = self.folder
         self.lives += 1
-        for part in ("home", "state"):
-            shutil.copytree(before / part, self.folder / part)
-        (self.folder / "run").mkdir(mode=0o700)
-        shutil.copy(before / "run" / "bindings.json", self.folder / "run")
+        self.loop.do(partial(self.copy_from, before))
         self.stop()
         shutil.rmtree(before)
         self.come_back(unlocked)
+
+    async def copy_from(self, before: Path) -> None:
+        """Copy what survives. In the loop, so that nothing is written meanwhile but by a sync that is under way."""
+        for part in ("home", "state"):
+            shutil.copytree(before / part, self.folder / part, copy_function=copy_if_there)
+        (self.folder / "run").mkdir(mode=0o700)
+        shutil.copy(before / "run" / "bindings.json", self.folder / "run")
 
     def come_back(self, unlocked: bool) -> None:
         """Start again, locked; the plugins that were there come again, behind somebody who wants to be them."""
