@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from .arena import Arena
     from .audit import Record
-    from .bell import Bell
-    from .bindings import Bindings
-    from .gate import Gate
-    from .keyring_slots import KeyringSlots
-    from .locker import Locker
-    from .phones import Phones
+    from .callers.bindings import Bindings
+    from .callers.gate import Gate
+    from .callers.requests import Requests
+    from .callers.throttle import Throttle
+    from .keyring.slots import KeyringSlots
+    from .lock_on.locker import Locker
+    from .memory.arena import Arena
+    from .phone.bell import Bell
+    from .phone.phones import Phones
     from .places import Places
-    from .requests import Requests
     from .settings import Settings
-    from .throttle import Throttle
-    from .unattended import Unattended
+    from .systemd.unattended import Unattended
     from .vault import Vault
 
 

@@ -24,32 +24,34 @@ import trio
 
 from avault_protocol import AvaultError, BusyError
 
-from . import __version__, journal, lock_on, places as place_rules, sodium, units
+from . import __version__, lock_on, places as place_rules
 from .anchor import Anchor
-from .arena import Arena
 from .audit import Record
-from .bell import Bell
-from .bindings import Bindings
+from .callers.bindings import Bindings
+from .callers.gate import Gate
+from .callers.requests import Requests
+from .callers.throttle import Throttle
 from .core import Core
-from .gate import Gate
-from .keyring_slots import KeyringSlots
-from .locker import Locker
+from .keyring.oskeyring import Keyring
+from .keyring.slots import KeyringSlots
+from .lock_on.locker import Locker
+from .memory import sodium
+from .memory.arena import Arena
 from .nostr.relay import NETWORK, Network
 from .nostr.socks import through
 from .nostr.uris import safe_host
-from .oskeyring import Keyring
-from .pairings import Pairings
-from .phones import Phones
+from .phone.bell import Bell
+from .phone.pairings import Pairings
+from .phone.phones import Phones
+from .phone.signers import Signers
+from .phone.stores import FileStore, KeyringStore
 from .places import Places
-from .requests import Requests
-from .server import Server
+from .serving.server import Server
 from .settings import Settings, reread
-from .signers import Signers
-from .sockets import Sockets, handed_over
-from .stores import FileStore, KeyringStore
-from .supervisor import Supervisor
-from .throttle import Throttle
-from .unattended import Unattended
+from .systemd import journal, units
+from .systemd.sockets import Sockets, handed_over
+from .systemd.supervisor import Supervisor
+from .systemd.unattended import Unattended
 from .vault import Vault
 
 log = logging.getLogger("avaultd")
@@ -100,7 +102,7 @@ def _bus(settings: Settings) -> socket.socket | str | None:
     """Return a connection to the system bus, if the settings need one, or why there is none."""
     if not lock_on.parse(settings.lock_on).needs_bus:
         return None
-    from . import logind  # what it brings is for those who want it
+    from .lock_on import logind  # what it brings is for those who want it
 
     try:
         return logind.connect(os.environ)

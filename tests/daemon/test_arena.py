@@ -17,8 +17,8 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from avault_daemon import arena as arena_module
-from avault_daemon.arena import ALIGNMENT, Arena, Kind, Slot
+from avault_daemon.memory import arena as arena_module
+from avault_daemon.memory.arena import ALIGNMENT, Arena, Kind, Slot
 from avault_protocol import BusyError, InternalError
 from support.slots import filled, has_secret_memory
 
@@ -311,7 +311,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 FORK = """
 import os, sys
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 slot = Arena(kind=sys.argv[1]).take(6)
 slot.view[:] = b"secret"
 child = os.fork()
@@ -330,7 +330,7 @@ def test_a_forked_child_has_none_of_it(kind: Kind) -> None:
 
 HOLD = """
 import os, sys
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 slot = Arena(kind=sys.argv[1]).take(16)
 os.readv(0, [slot.view])
 os.write(1, slot.address.to_bytes(8, "little"))
@@ -359,7 +359,7 @@ def test_another_process_cannot_read_it(kind: Kind) -> None:
 
 NO_LIMIT = """
 import os, resource, sys
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_protocol import InternalError
 if os.getuid() == 0:
     os.setresuid(65534, 65534, 65534)

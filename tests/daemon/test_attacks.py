@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from avault_daemon.inbox import MAX_DESCRIPTORS
+from avault_daemon.serving.inbox import MAX_DESCRIPTORS
 from avault_protocol import METHODS, OPERATOR, limits, pack_request
 from support.attackers import ENDED, Line, Puppet, agent_in, hello
 from support.attacks import ATTACKS, SPARE_UID, attack

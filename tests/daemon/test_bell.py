@@ -11,8 +11,8 @@ import trio
 from hypothesis import given, strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from avault_daemon import bell as module
-from avault_daemon.bell import LEAST, MOST, Bell, Restraint
+from avault_daemon.phone import bell as module
+from avault_daemon.phone.bell import LEAST, MOST, Bell, Restraint
 from avault_protocol import LOCKED, UNLOCKED, UNLOCKING, AuditFailedError, DeniedError, RequestTimeoutError
 
 # --- the policy --------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from avault_daemon.bindings import MAX_HELD_PER_AGENT, Bindings, parse
-from avault_daemon.caller import CallerGoneError
-from avault_daemon.processes import Process, start_time
+from avault_daemon.callers.bindings import MAX_HELD_PER_AGENT, Bindings, parse
+from avault_daemon.callers.caller import CallerGoneError
+from avault_daemon.callers.processes import Process, start_time
 from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError
 from support.pids import end, needs_pids, sleeper, sleeper_with
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import caller as caller_module
-from avault_daemon.caller import SO_PEERPIDFD, CallerGoneError, identify, system_unit
-from avault_daemon.processes import start_time
+from avault_daemon.callers import caller as caller_module
+from avault_daemon.callers.caller import SO_PEERPIDFD, CallerGoneError, identify, system_unit
+from avault_daemon.callers.processes import start_time
 from avault_protocol import ERRORS, UnknownAgentError
 from support import cgroups
 from support.attacks import SPARE_UID
@@ -226,7 +226,7 @@ def test_a_live_caller_that_proc_hides_is_unknown_with_a_hint(monkeypatch: pytes
     def hidden(path: str, most: int) -> bytes:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr("avault_daemon.processes.read_proc", hidden)
+    monkeypatch.setattr("avault_daemon.callers.processes.read_proc", hidden)
     monkeypatch.setattr(caller_module, "read_proc", hidden)
     with client() as (connection, _), pytest.raises(UnknownAgentError, match="unreadable") as caught:
         identify(connection, None)

@@ -7,8 +7,8 @@ from collections.abc import Generator
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.arena import Arena
-from avault_daemon.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Selectors
+from avault_daemon.memory.arena import Arena
 from avault_daemon.slots import passphrase
 from avault_daemon.vault.catalog import HISTORY, Catalog, agent_content
 from avault_daemon.vault.eventlog import Line

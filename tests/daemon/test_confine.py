@@ -166,7 +166,7 @@ def test_it_says_what_is_in_force(outcome: dict[str, Any]) -> None:
 
 CONFINE = """
 import ctypes, errno, sys
-from avault_daemon import confine, seccomp
+from avault_daemon import confine; from avault_daemon.confine import seccomp
 libc = ctypes.CDLL(None)
 assert libc.prctl(38, 1, 0, 0, 0) == 0
 # A kernel without Landlock, or one where an outer filter forbids it, as this one answers to call 444.
@@ -193,7 +193,7 @@ def test_a_kernel_that_has_landlock_and_refuses_it_is_an_error() -> None:
 def test_a_filter_that_the_kernel_refuses_is_an_error() -> None:
     unprivileged = "import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)"  # PR_SET_NO_NEW_PRIVS: or EACCES
     done = run_python(
-        f"{unprivileged}; from avault_daemon import seccomp; seccomp.install([(0xFFFF, 0, 0, 0)])"
+        f"{unprivileged}; from avault_daemon.confine import seccomp; seccomp.install([(0xFFFF, 0, 0, 0)])"
     )
     assert "seccomp: Invalid argument" in done.stderr
 

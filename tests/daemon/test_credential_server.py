@@ -15,8 +15,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from avault_daemon import credential_server as module
-from avault_daemon.credential_server import (
+from avault_daemon.settings import Settings
+from avault_daemon.systemd import credential_server as module
+from avault_daemon.systemd.credential_server import (
     LIMIT,
     MAX_OPEN,
     MAX_OPEN_PER_UNIT,
@@ -25,8 +26,7 @@ from avault_daemon.credential_server import (
     SAID_AGAIN,
     Refusals,
 )
-from avault_daemon.credentials import Wanted
-from avault_daemon.settings import Settings
+from avault_daemon.systemd.credentials import Wanted
 from avault_protocol import BusyError, limits
 from support.faults import file_size_limit
 from support.fetching import Fetched, address, connect, fetch, read_all

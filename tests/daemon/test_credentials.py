@@ -7,8 +7,8 @@ import string
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.credentials import PLUGIN, Wanted, agent_of, check, may_ring, name_for, parse
-from avault_daemon.policy import Agent, Policy, Selectors, Service
+from avault_daemon.callers.policy import Agent, Policy, Selectors, Service
+from avault_daemon.systemd.credentials import PLUGIN, Wanted, agent_of, check, may_ring, name_for, parse
 from avault_protocol import AmbiguousAgentError, BadRequestError, UnknownAgentError, is_agent_name
 from support.callers import make_caller
 

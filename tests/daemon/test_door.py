@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.arena import Arena, Slot
-from avault_daemon.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Selectors
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.slots import passphrase as passphrases
 from avault_daemon.vault import Vault
 from avault_daemon.vault.catalog import Catalog, agent_content

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.vault.eventlog import (

@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from avault_daemon.gate import Gate
-from avault_daemon.policy import Agent, Policy, Selectors
-from avault_daemon.requests import Requests
-from avault_daemon.session import Session
+from avault_daemon.callers.gate import Gate
+from avault_daemon.callers.policy import Agent, Policy, Selectors
+from avault_daemon.callers.requests import Requests
+from avault_daemon.callers.session import Session
 from avault_daemon.vault import Vault
 from avault_protocol import (
     LOCKED,

@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import journal
 from avault_daemon.audit.echo import echo
 from avault_daemon.audit.lines import Entry
-from avault_daemon.journal import MAX_VALUE, JournalHandler, encode, fields_of, handler, leads_to_journal
+from avault_daemon.systemd import journal
+from avault_daemon.systemd.journal import (
+    MAX_VALUE,
+    JournalHandler,
+    encode,
+    fields_of,
+    handler,
+    leads_to_journal,
+)
 
 
 def decode(datagram: bytes) -> list[tuple[str, str]]:
@@ -35,7 +42,9 @@ def decode(datagram: bytes) -> list[tuple[str, str]]:
 
 
 def line(message: str = "it is so", level: int = logging.INFO, **fields: object) -> logging.LogRecord:
-    record = logging.LogRecord("avault_daemon.gate", level, "/x/gate.py", 7, message, (), None, "allow")
+    record = logging.LogRecord(
+        "avault_daemon.callers.gate", level, "/x/gate.py", 7, message, (), None, "allow"
+    )
     vars(record).update(fields)
     return record
 
@@ -106,7 +115,7 @@ def test_a_line_has_its_message_level_place_and_fields(journald: Journald) -> No
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "avaultd",
         "SYSLOG_PID": str(os.getpid()),
-        "LOGGER": "avault_daemon.gate",
+        "LOGGER": "avault_daemon.callers.gate",
         "CODE_FILE": "/x/gate.py",
         "CODE_LINE": "7",
         "CODE_FUNC": "allow",
@@ -145,7 +154,7 @@ def test_only_the_descriptor_that_systemd_made_leads_to_the_journal(tmp_path: Pa
 def test_elsewhere_a_line_is_plain_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for environ in ({}, {"JOURNAL_STREAM": stream(2)}):  # the second: there is no socket
         handler(environ, path=str(tmp_path / "none")).handle(line(avault_agent="cobot"))
-    assert capsys.readouterr().err == "INFO avault_daemon.gate: it is so\n" * 2
+    assert capsys.readouterr().err == "INFO avault_daemon.callers.gate: it is so\n" * 2
 
 
 def test_what_the_journal_has_no_room_for_is_counted_and_nobody_waits(journald: Journald) -> None:

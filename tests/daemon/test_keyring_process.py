@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from avault_daemon.stores import POINTER
+from avault_daemon.phone.stores import POINTER
 from support.daemon import CONFIG, RunningDaemon, running_daemon
 from support.house import PASSPHRASE
 from support.keyrings import SecretService, secret_service

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from avault_daemon.arena import Arena
 from avault_daemon.files import Files
-from avault_daemon.oskeyring import Keyring
-from avault_daemon.pairings import Pairing, Pairings
-from avault_daemon.stores import POINTER, FileStore, KeyringStore
+from avault_daemon.keyring.oskeyring import Keyring
+from avault_daemon.memory.arena import Arena
+from avault_daemon.phone.pairings import Pairing, Pairings
+from avault_daemon.phone.stores import POINTER, FileStore, KeyringStore
 from avault_protocol import (
     BadRequestError,
     CorruptError,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from avault_daemon import landlock
+from avault_daemon.confine import landlock
 
 ALL_FILES_OF_1 = 0x1FFF
 

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple, cast
 import pytest
 import trio
 
-from avault_daemon import connection
-from avault_daemon.agent_api import AgentConversation
-from avault_daemon.arena import Arena
-from avault_daemon.conversation import Answer
+from avault_daemon.callers.policy import Caller
+from avault_daemon.keyring.oskeyring import Keyring
+from avault_daemon.memory.arena import Arena
 from avault_daemon.operator_api.conversation import HANDLERS
 from avault_daemon.operator_api.turn import Turn
-from avault_daemon.oskeyring import Keyring
-from avault_daemon.policy import Caller
+from avault_daemon.serving import connection
+from avault_daemon.serving.agent_api import AgentConversation
+from avault_daemon.serving.conversation import Answer
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AGENT,

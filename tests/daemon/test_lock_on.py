@@ -18,9 +18,9 @@ import trio
 import trio.testing
 from hypothesis import given, strategies as st
 
-from avault_daemon import lock_on, logind as ours
+from avault_daemon import lock_on
 from avault_daemon.clock import boottime
-from avault_daemon.lock_on import MAX_IDLE, LockOn
+from avault_daemon.lock_on import MAX_IDLE, LockOn, logind as ours
 from avault_daemon.settings import Settings, parse as parse_settings
 from avault_protocol import BadRequestError, NotGrantedError
 from support import login

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from hypothesis import example, given, strategies as st
 
-from avault_daemon.arena import Arena, Slot
-from avault_daemon.masked import Masked, masked_json
+from avault_daemon.memory.arena import Arena, Slot
+from avault_daemon.memory.masked import Masked, masked_json
 from avault_protocol import BusyError, CorruptError
 from support.slots import filled
 

@@ -9,7 +9,7 @@ import nostr_sdk  # type: ignore[import-untyped]  # pyright: ignore[reportMissin
 import pytest
 from hypothesis import example, given, strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import MAX_TIME, Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import CorruptError, LockedError

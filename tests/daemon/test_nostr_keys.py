@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, strategies as st
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey, verify
 from avault_protocol import CorruptError, LockedError
 from support.slots import filled, secret_key
@@ -184,7 +184,7 @@ NO_NEW_CODE = """
 import ctypes, sys
 refused = ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)
 import mmap
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey, verify
 arena = Arena()
 with SecretKey.generate(arena) as key, arena.take(32) as out:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip01 import AUTH_KIND, BURST, MAX_ATTEMPTS, RATE, UNIT, Hopeless, Lost, News, Talk

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, strategies as st
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr import nip44
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation

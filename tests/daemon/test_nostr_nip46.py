@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip46 import GRACE, KIND, MAX_ERROR, REPEAT, REPEAT_SOON, Answer, Request, Signer

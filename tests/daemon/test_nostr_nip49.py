@@ -10,8 +10,8 @@ import nostr_sdk  # type: ignore[import-untyped]  # pyright: ignore[reportMissin
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr import bech32, nip49
 from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import BadRequestError, CorruptError, WrongPassphraseError

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr import relay as relays_module
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey

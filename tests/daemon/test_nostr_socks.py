@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.socks import through
 from avault_daemon.nostr.uris import parse_proxy
 from avault_daemon.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from avault_daemon import confine
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.relay import Network, Relays
 from support.certificates import DAY, Authority

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.arena import Slot
-from avault_daemon.connection import MAX_OPERATOR_REQUESTS
+from avault_daemon.memory.arena import Slot
+from avault_daemon.serving.connection import MAX_OPERATOR_REQUESTS
 from avault_protocol import (
     METHODS,
     OPERATOR,

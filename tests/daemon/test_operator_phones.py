@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.settings import Settings
 from avault_protocol import (
     BadRequestError,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from avault_daemon import keyring_helper, oskeyring
-from avault_daemon.arena import Arena, Slot
-from avault_daemon.oskeyring import MAX_VALUE, Keyring
+from avault_daemon.keyring import helper as keyring_helper, oskeyring
+from avault_daemon.keyring.oskeyring import MAX_VALUE, Keyring
+from avault_daemon.memory.arena import Arena, Slot
 from avault_protocol import BadRequestError, CorruptError, DeniedError, LockedError, StorageFailedError
 from support.keyrings import PLAIN, FileKeyring, file_keyring, secret_service
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena, Slot
 from avault_daemon.files import Files
-from avault_daemon.pairings import Pairing, Pairings, random_slot
-from avault_daemon.stores import MAX_DOCUMENT, FileStore
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena, Slot
+from avault_daemon.phone.pairings import Pairing, Pairings, random_slot
+from avault_daemon.phone.stores import MAX_DOCUMENT, FileStore
 from avault_protocol import AvaultError, CorruptError, LockedError, NotFoundError, StorageFailedError
 
 HEX = "ab" * 32

@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.slots import passphrase as slots
 from avault_protocol import BadRequestError, CorruptError, TooLargeError, WrongPassphraseError, limits

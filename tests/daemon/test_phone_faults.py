@@ -13,7 +13,7 @@ import coincurve
 import pytest
 import trio
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation
 from avault_daemon.nostr.nip46 import REPEAT, Request, Signer

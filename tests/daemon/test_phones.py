@@ -14,16 +14,16 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.relay import Network
-from avault_daemon.pairings import Pairings
-from avault_daemon.patience import GOODBYE, PATIENCE
-from avault_daemon.phones import Phones
-from avault_daemon.signers import Candidate, Signers
+from avault_daemon.phone.pairings import Pairings
+from avault_daemon.phone.patience import GOODBYE, PATIENCE
+from avault_daemon.phone.phones import Phones
+from avault_daemon.phone.signers import Candidate, Signers
+from avault_daemon.phone.stores import FileStore
 from avault_daemon.slots import phone as slots
 from avault_daemon.slots.phone import KEY, PhoneSlot, open_key
-from avault_daemon.stores import FileStore
 from avault_daemon.vault import Vault
 from avault_protocol import (
     LOCKED,

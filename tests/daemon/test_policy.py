@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import policy as policy_module
-from avault_daemon.policy import MAX_INSTANCES, MAX_SEALED, Agent, Caller, Policy, Selectors, boundary
+from avault_daemon.callers import policy as policy_module
+from avault_daemon.callers.policy import MAX_INSTANCES, MAX_SEALED, Agent, Caller, Policy, Selectors, boundary
 from avault_protocol import (
     AmbiguousAgentError,
     BadRequestError,

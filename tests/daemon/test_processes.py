@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import given, strategies as st
 
-from avault_daemon.processes import Process, Processes, parse_start_time, start_time
+from avault_daemon.callers.processes import Process, Processes, parse_start_time, start_time
 from support.pids import end, needs_pids, sleeper, sleeper_with
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from avault_daemon.requests import (
+from avault_daemon.callers.requests import (
     DENIED_FOR,
     MAX_CALLERS,
     MAX_CALLERS_PER_UID,
@@ -16,7 +16,7 @@ from avault_daemon.requests import (
     Requests,
     SecretRequest,
 )
-from avault_daemon.session import Session
+from avault_daemon.callers.session import Session
 from avault_protocol import NotFoundError
 from avault_protocol.limits import MAX_REQUESTS_PER_AGENT
 from support.callers import make_caller

@@ -18,7 +18,7 @@ from pathlib import Path
 import coincurve
 import pytest
 
-from avault_daemon.arena import SIZE, Arena, Kind
+from avault_daemon.memory.arena import SIZE, Arena, Kind
 from avault_daemon.nostr.keys import SecretKey
 from support import memory
 from support.memory import Scan

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from avault_daemon.arena import Arena, Slot
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey, verify
 from avault_daemon.vault.eventlog import Line

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import seccomp
-from avault_daemon.seccomp import ABSENT, ALLOW, AUDIT_ARCH, NUMBERS, REFUSE, REFUSED
+from avault_daemon.confine import seccomp
+from avault_daemon.confine.seccomp import ABSENT, ALLOW, AUDIT_ARCH, NUMBERS, REFUSE, REFUSED
 
 Arguments = tuple[int, ...]
 HEADERS = {

@@ -15,12 +15,12 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.agent_api import AgentConversation
-from avault_daemon.connection import BATCH
-from avault_daemon.conversation import Answer, Wait
-from avault_daemon.inbox import MESSAGE_TIMEOUT
-from avault_daemon.outbox import MAX_QUEUED
-from avault_daemon.processes import Process
+from avault_daemon.callers.processes import Process
+from avault_daemon.serving.agent_api import AgentConversation
+from avault_daemon.serving.connection import BATCH
+from avault_daemon.serving.conversation import Answer, Wait
+from avault_daemon.serving.inbox import MESSAGE_TIMEOUT
+from avault_daemon.serving.outbox import MAX_QUEUED
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AlreadyBoundError,

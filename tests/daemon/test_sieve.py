@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.sieve import CHUNK, LIMIT, Sieve
+from avault_daemon.lock_on.sieve import CHUNK, LIMIT, Sieve
 
 _jeepney: Any = importlib.import_module("jeepney")
 _fds: Any = importlib.import_module("jeepney.fds")

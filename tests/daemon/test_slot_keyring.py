@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.arena import Arena, Slot
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.nostr.keys import SecretKey
-from avault_daemon.pairings import random_slot
+from avault_daemon.phone.pairings import random_slot
 from avault_daemon.slots import keyring as slots
 from avault_daemon.slots.keyring import KeyringSlot
 from avault_protocol import CorruptError, DeniedError, LockedError

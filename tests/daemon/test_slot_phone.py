@@ -12,8 +12,8 @@ import nacl.bindings
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena, Slot
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation
 from avault_daemon.slots import phone

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.sockets import Sockets, handed_over, listen
+from avault_daemon.systemd.sockets import Sockets, handed_over, listen
 from avault_protocol import BadRequestError
 from support.manager import Manager
 
@@ -180,7 +180,7 @@ def test_what_nobody_asked_for_is_closed(
 
 TAKE_OVER = """
 import os, sys
-from avault_daemon.sockets import handed_over
+from avault_daemon.systemd.sockets import handed_over
 for number, copy in enumerate(sys.argv[1:], 3):
     os.dup2(int(copy), number)
 os.environ["LISTEN_PID"] = str(os.getpid())

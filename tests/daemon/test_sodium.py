@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, strategies as st
 from nacl import bindings
 
-from avault_daemon import sodium
+from avault_daemon.memory import sodium
 from avault_protocol import InternalError
 
 KEYS = st.binary(min_size=32, max_size=32)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from avault_daemon.supervisor import Supervisor
+from avault_daemon.systemd.supervisor import Supervisor
 from avault_protocol import BadRequestError
 from support.manager import Manager
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from avault_daemon.throttle import FORGET, MAX_UIDS, PER_MINUTE, Throttle
+from avault_daemon.callers.throttle import FORGET, MAX_UIDS, PER_MINUTE, Throttle
 from avault_protocol import ThrottledError
 from support.clock import Clock
 

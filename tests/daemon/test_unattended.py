@@ -13,9 +13,9 @@ import pytest
 import trio
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from avault_daemon import unattended as module
-from avault_daemon.arena import Arena
-from avault_daemon.unattended import MIN, NAME, Unattended
+from avault_daemon.memory.arena import Arena
+from avault_daemon.systemd import unattended as module
+from avault_daemon.systemd.unattended import MIN, NAME, Unattended
 from avault_protocol import (
     BadRequestError,
     LockedError,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from avault_daemon import main, units
+from avault_daemon import main
+from avault_daemon.systemd import units
 from avault_protocol import InternalError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Selectors
 from avault_daemon.vault import Vault
 from avault_protocol import (
     LOCKED,

@@ -13,7 +13,7 @@ import trio
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from avault_daemon.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Selectors
 from avault_daemon.vault import Vault
 from avault_daemon.vault.catalog import HISTORY
 from avault_protocol import (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from avault_daemon.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Selectors
 from support.vaults import CHEAP, PASSPHRASE, make_vault
 
 RECOVERY = Path(__file__).parents[1] / "support" / "recovery.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.vault import Vault
 from avault_daemon.vault.copies import Reseal

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from avault_daemon import seccomp
+from avault_daemon.confine import seccomp
 from support.attackers import Line, Outcome, hello
 from support.campaign import FULL, report
 from support.forked import PASSPHRASE, ForkedDaemon

@@ -1,6 +1,6 @@
 """Callers, as the kernel would attest them."""
 
-from avault_daemon.policy import Caller
+from avault_daemon.callers.policy import Caller
 
 
 def make_caller(

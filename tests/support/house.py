@@ -16,11 +16,11 @@ from typing import Any, cast
 import trio
 
 from avault_daemon.core import Core
+from avault_daemon.keyring.oskeyring import Keyring
 from avault_daemon.main import assemble, wake
 from avault_daemon.nostr.relay import NETWORK, Network
-from avault_daemon.oskeyring import Keyring
 from avault_daemon.places import Places
-from avault_daemon.server import Server
+from avault_daemon.serving.server import Server
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AvaultError,

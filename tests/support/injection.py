@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from avault_daemon import seccomp
+from avault_daemon.confine import seccomp
 
 _NEW_LISTENER = 1 << 3
 _SET_MODE_FILTER = 1

@@ -21,7 +21,7 @@ import pytest
 import secretstorage
 from secretstorage.exceptions import SecretStorageException
 
-from avault_daemon.oskeyring import Keyring
+from avault_daemon.keyring.oskeyring import Keyring
 
 from . import plain_keyring
 

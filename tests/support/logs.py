@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.vault.eventlog import COMMIT, Chain, Log, commit_content
 from avault_daemon.vault.seal import Seal
 

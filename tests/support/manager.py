@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from avault_daemon.supervisor import Supervisor
+from avault_daemon.systemd.supervisor import Supervisor
 
 
 class Manager:

@@ -26,9 +26,10 @@ from pathlib import Path
 
 import trio
 
-from avault_daemon import confine, landlock
-from avault_daemon.caller import identify
-from avault_daemon.seccomp import AUDIT_ARCH, NUMBERS, REFUSED
+from avault_daemon import confine
+from avault_daemon.callers.caller import identify
+from avault_daemon.confine import landlock
+from avault_daemon.confine.seccomp import AUDIT_ARCH, NUMBERS, REFUSED
 
 HOME, OUTSIDE, ABSTRACT = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 _COLUMN = list(AUDIT_ARCH).index(platform.machine())

@@ -16,7 +16,7 @@ from keyring.backend import KeyringBackend
 from keyring.compat import properties
 from keyring.errors import KeyringLocked, PasswordDeleteError
 
-from avault_daemon import keyring_helper
+from avault_daemon.keyring import helper as keyring_helper
 
 FILE = "AVAULT_TEST_KEYRING"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avault_daemon.arena import Arena, Slot
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import InternalError
 

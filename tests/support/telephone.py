@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import trio
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.event import Event
 from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.nostr.nip44 import Conversation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from avault_daemon import connection
+from avault_daemon.serving import connection
 from support import as_user
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avault_daemon.anchor import Anchor
-from avault_daemon.arena import Arena, Slot
 from avault_daemon.files import Files
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.vault import Vault
 
 CHEAP = 1

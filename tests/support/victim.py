@@ -12,8 +12,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from avault_daemon import sodium
-from avault_daemon.arena import Arena, Slot
+from avault_daemon.memory import sodium
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.nostr import nip44, nip49
 from avault_daemon.nostr.keys import SecretKey
 from avault_protocol import WrongPassphraseError

@@ -31,7 +31,7 @@ from .segments import ASIDE, read_lines
 
 if TYPE_CHECKING:
     from ..anchor import Anchor
-    from ..policy import Caller
+    from ..callers.policy import Caller
 
 log = logging.getLogger(__name__)
 

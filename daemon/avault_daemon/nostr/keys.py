@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from avault_protocol import CorruptError, InternalError, LockedError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 
 SECRET = 32
 """Bytes of a secret key, a public key (x only), a digest and a shared x."""

@@ -14,8 +14,8 @@ from typing import Self
 
 from avault_protocol import BadRequestError, CorruptError, LockedError, TooLargeError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 from .keys import SecretKey
 
 KEY = 32

@@ -18,9 +18,9 @@ from typing import Any, Self, cast
 
 from avault_protocol import AvaultError, CorruptError, DeniedError
 
-from .. import sodium
-from ..arena import Arena, Slot
-from ..masked import Masked, masked_json
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
+from ..memory.masked import Masked, masked_json
 from .event import Event
 from .keys import SecretKey
 from .nip44 import Conversation

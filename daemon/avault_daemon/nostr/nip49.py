@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from avault_protocol import BadRequestError, CorruptError, WrongPassphraseError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 from . import bech32
 from .keys import SECRET, SecretKey
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from avault_protocol import BadRequestError, NotFoundError
 
-from ..conversation import Answer
-from ..policy import Agent, Caller, Selectors, boundary
-from ..requests import CallerRequest, Request, SecretRequest
+from ..callers.policy import Agent, Caller, Selectors, boundary
+from ..callers.requests import CallerRequest, Request, SecretRequest
+from ..serving.conversation import Answer
 from .turn import Handler, Turn
 
 

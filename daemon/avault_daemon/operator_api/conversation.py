@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from avault_protocol import OPERATOR, AvaultError, Method
 
-from ..conversation import Answer, Params, admit, parse
+from ..serving.conversation import Answer, Params, admit, parse
 from . import agents, keyring, phones, secrets, slots, state
 from .ticket import Ticket
 from .turn import Handler, Progress, Turn
 
 if TYPE_CHECKING:
+    from ..callers.policy import Caller
     from ..core import Core
-    from ..inbox import Message
-    from ..policy import Caller
+    from ..serving.inbox import Message
 
 HANDLERS: dict[str, Handler] = {
     **state.HANDLERS,

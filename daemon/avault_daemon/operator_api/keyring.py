@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avault_protocol import UNLOCKED
 
-from ..conversation import Answer
+from ..serving.conversation import Answer
 from .slots import on_record, refuse_debugger, vault_key
 from .turn import Handler, Turn
 

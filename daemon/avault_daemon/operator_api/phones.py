@@ -8,9 +8,9 @@ import trio
 
 from avault_protocol import METHODS, UNLOCKED, BadRequestError
 
-from ..conversation import Answer
 from ..nostr.relay import OnStage
-from ..patience import PATIENCE
+from ..phone.patience import PATIENCE
+from ..serving.conversation import Answer
 from .slots import on_record, refuse_debugger, vault_key
 from .turn import Handler, Turn
 

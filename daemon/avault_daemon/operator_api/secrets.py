@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avault_protocol import BadRequestError, TooLargeError, limits
 
-from ..conversation import Answer
+from ..serving.conversation import Answer
 from .turn import Handler, Turn
 
 

@@ -18,7 +18,7 @@ from avault_protocol import (
 )
 
 from ..confine import traced
-from ..conversation import Answer
+from ..serving.conversation import Answer
 from .turn import Handler, Turn
 
 if TYPE_CHECKING:

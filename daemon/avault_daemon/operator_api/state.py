@@ -12,9 +12,9 @@ from avault_protocol import UNINITIALIZED, UNLOCKED, AuditFailedError
 
 from .. import __version__
 from ..audit import verify
+from ..callers.policy import Agent, Service, boundary
 from ..confine import networked
-from ..conversation import Answer
-from ..policy import Agent, Service, boundary
+from ..serving.conversation import Answer
 from .turn import Handler, Turn
 
 NO_BOUNDARY = "none (accidents only)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avault_protocol import BadRequestError, LockedError, Method, NotFoundError, ProofRequiredError
 
 if TYPE_CHECKING:
-    from ..signers import Candidate
+    from ..phone.signers import Candidate
     from ..vault import Vault
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from avault_protocol import BadRequestError, ProofRequiredError, limits
 
-from .. import sodium
-from ..conversation import Answer, Params
+from ..memory import sodium
+from ..serving.conversation import Answer, Params
 from .ticket import Proof, Ticket
 
 if TYPE_CHECKING:
-    from ..arena import Slot
+    from ..callers.policy import Caller
     from ..core import Core
-    from ..policy import Caller
+    from ..memory.arena import Slot
 
 
 class Progress(Protocol):

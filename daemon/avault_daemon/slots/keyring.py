@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from avault_protocol import CorruptError, DeniedError, LockedError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 from ..nostr.keys import SecretKey
 
 TYPE = "keyring"

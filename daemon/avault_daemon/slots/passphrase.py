@@ -14,7 +14,7 @@ from typing import Literal
 from avault_protocol import BadRequestError, CorruptError, TooLargeError
 from avault_protocol.limits import MAX_PASSPHRASE, MIN_PASSPHRASE
 
-from ..arena import Arena, Slot
+from ..memory.arena import Arena, Slot
 from ..nostr import nip49
 from ..nostr.keys import SecretKey
 

@@ -20,8 +20,8 @@ from typing import Any, cast
 
 from avault_protocol import CorruptError, DeniedError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 from ..nostr.keys import SecretKey
 from ..nostr.nip44 import Conversation
 

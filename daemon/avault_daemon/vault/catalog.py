@@ -12,7 +12,7 @@ from typing import cast
 
 from avault_protocol import CorruptError, NotFoundError
 
-from ..policy import Agent, Policy
+from ..callers.policy import Agent, Policy
 from ..slots import passphrase
 from .eventlog import Line
 from .seal import Opened, Seal

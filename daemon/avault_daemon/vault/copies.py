@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from avault_protocol import BadRequestError, CorruptError, ProofRequiredError, StorageFailedError
 
-from ..arena import Arena, Slot
+from ..memory.arena import Arena, Slot
 from ..nostr.keys import SecretKey
 from ..slots import passphrase as passphrases
 from .catalog import Catalog, agent_content

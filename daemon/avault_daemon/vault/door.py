@@ -36,11 +36,11 @@ from avault_protocol import (
 )
 
 from ..anchor import Anchor
-from ..arena import Arena, Slot
+from ..callers.policy import Policy
 from ..files import Files
+from ..memory.arena import Arena, Slot
 from ..nostr.keys import SecretKey
 from ..nostr.nip49 import MAX_LOG_N, MIN_LOG_N
-from ..policy import Policy
 from ..slots import passphrase as passphrases
 from . import states
 from .catalog import Catalog, SlotInfo

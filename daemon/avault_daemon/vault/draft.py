@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from avault_protocol import BadRequestError, NotFoundError
 
-from ..policy import Agent
+from ..callers.policy import Agent
 from ..slots.passphrase import is_utf8
 from .catalog import Catalog, agent_content
 from .eventlog import COMMIT, Chain, Head, Line, commit_content

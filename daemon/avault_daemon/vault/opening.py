@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avault_protocol import BadRequestError, CorruptError, NotFoundError, WrongPassphraseError
 
-from ..arena import Arena, Slot
+from ..memory.arena import Arena, Slot
 from ..slots import passphrase as passphrases
 from .catalog import Catalog
 from .seal import Seal

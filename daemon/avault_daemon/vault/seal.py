@@ -18,8 +18,8 @@ from typing import Self
 
 from avault_protocol import CorruptError, LockedError
 
-from .. import sodium
-from ..arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 from ..nostr.event import Event
 from ..nostr.keys import SecretKey
 from ..nostr.nip44 import Conversation

@@ -19,9 +19,9 @@ from avault_protocol import (
 )
 from avault_protocol.limits import MAX_ITEMS, MAX_VALUE, MAX_VALUES
 
-from ..arena import Slot
+from ..callers.policy import Agent
+from ..memory.arena import Slot
 from ..nostr.keys import SecretKey
-from ..policy import Agent
 from ..slots import passphrase as passphrases, phone as phones
 from . import copies
 from .catalog import Catalog, SlotInfo

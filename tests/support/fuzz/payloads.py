@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import strategies as st
 
-from avault_daemon.arena import Arena
+from avault_daemon.memory.arena import Arena
 from avault_daemon.nostr.nip44 import Conversation
 from avault_protocol import CorruptError, TooLargeError
 from support.slots import filled

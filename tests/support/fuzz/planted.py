@@ -13,7 +13,8 @@ from types import FunctionType
 from typing import Any, NamedTuple, cast
 
 from avault_client.cli import envfile
-from avault_daemon import bindings, gate, policy, settings
+from avault_daemon import settings
+from avault_daemon.callers import bindings, gate, policy
 from avault_daemon.nostr import nip44
 from avault_daemon.vault import draft, eventlog
 from avault_protocol import _frame, _scan  # pyright: ignore[reportPrivateUsage]  # that is where they are

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from avault_protocol import CorruptError, LockedError, StorageFailedError
 
-from . import sodium
-from .arena import Arena, Slot
-from .files import Files, beside
-from .oskeyring import Keyring
+from ..files import Files, beside
+from ..keyring.oskeyring import Keyring
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 
 MAX_DOCUMENT = 64 * 1024
 POINTER = b'{"keyring":"avault"}'

@@ -23,9 +23,9 @@ from typing import Any
 
 import trio
 
-from .lock_on import LockOn
-from .places import OPERATORS
-from .policy import Service
+from ..callers.policy import Service
+from ..places import OPERATORS
+from . import LockOn
 from .sieve import Sieve
 
 # They say nothing of their types.

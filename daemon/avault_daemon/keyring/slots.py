@@ -14,14 +14,14 @@ import trio
 
 from avault_protocol import AvaultError, CorruptError, DeniedError, LockedError, NotFoundError
 
-from .arena import Arena, Slot
-from .nostr.keys import SecretKey
+from ..memory.arena import Arena, Slot
+from ..nostr.keys import SecretKey
+from ..phone.pairings import random_slot
+from ..slots import keyring as slots
+from ..slots.keyring import KEY, KeyringSlot
+from ..vault import Vault
+from ..vault.copies import Reseal
 from .oskeyring import Keyring
-from .pairings import random_slot
-from .slots import keyring as slots
-from .slots.keyring import KEY, KeyringSlot
-from .vault import Vault
-from .vault.copies import Reseal
 
 
 class KeyringSlots:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from avault_protocol import AGENT, AvaultError, BadRequestError, LockedError, Request, UnknownAgentError
 from avault_protocol.limits import MAX_DECLARED, PROTOCOL_VERSION
 
+from ..callers.session import Session
 from .conversation import Answer, Params, Wait, admit, parse
-from .session import Session
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .policy import Caller
-    from .processes import Process
+    from ..callers.policy import Caller
+    from ..callers.processes import Process
+    from ..core import Core
 
 
 class AgentConversation:

@@ -25,8 +25,8 @@ from avault_protocol import (
     unpack_head,
 )
 
-from . import sodium
-from .arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
 
 # What one message gets at first: every message but an import's fits.
 FIRST = 4 * 1024

@@ -18,14 +18,14 @@ import trio
 
 from avault_protocol import LOCKED, AuditFailedError, AvaultError
 
-from .confine import traced
-from .faults import log_fault
-from .nostr.relay import ignore
+from ..confine import traced
+from ..faults import log_fault
+from ..nostr.relay import ignore
 
 if TYPE_CHECKING:
-    from .audit import Record
+    from ..audit import Record
+    from ..vault import Vault
     from .phones import Phones
-    from .vault import Vault
 
 AskPhone = Literal["at-start", "when-needed", "never"]
 

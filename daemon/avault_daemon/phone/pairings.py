@@ -23,11 +23,11 @@ from avault_protocol import (
     is_agent_name,
 )
 
-from . import sodium
-from .arena import Arena, Slot
-from .masked import Masked, masked_json
-from .nostr.keys import SecretKey
-from .slots.phone import KEY, hex_into
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
+from ..memory.masked import Masked, masked_json
+from ..nostr.keys import SecretKey
+from ..slots.phone import KEY, hex_into
 from .stores import Store, wiped
 
 _ZEROS = "0" * (2 * KEY)

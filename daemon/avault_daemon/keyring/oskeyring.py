@@ -20,8 +20,9 @@ from avault_protocol import (
     StorageFailedError,
 )
 
-from . import keyring_helper as helper, sodium
-from .arena import Arena, Slot
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
+from . import helper
 
 MAX_VALUE = 64 * 1024
 _GONE = "the keyring's helper process has ended"

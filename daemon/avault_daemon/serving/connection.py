@@ -35,18 +35,18 @@ from avault_protocol import (
     pack_response,
 )
 
+from ..faults import log_fault
+from ..operator_api import OperatorConversation
 from .agent_api import AgentConversation
 from .conversation import Answer, Wait
-from .faults import log_fault
 from .inbox import Inbox, Message
-from .operator_api import OperatorConversation
 from .outbox import Outbox, Stalled
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .policy import Caller
-    from .processes import Process
-    from .vault import Opened
+    from ..callers.policy import Caller
+    from ..callers.processes import Process
+    from ..core import Core
+    from ..vault import Opened
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import trio
 
 from avault_protocol import RequestTimeoutError
 
-from .nostr.relay import OnStage, ignore
+from ..nostr.relay import OnStage, ignore
 
 PATIENCE = 180.0
 """Seconds that a person gets to find the phone; less makes people fail, as users of other signers report."""

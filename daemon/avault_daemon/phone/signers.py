@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from avault_protocol import BadRequestError
 
-from . import sodium
-from .arena import Arena
-from .nostr.keys import SecretKey
-from .nostr.nip46 import Signer
-from .nostr.relay import NETWORK, Network, OnStage
-from .nostr.remote import Remote, open_remote
-from .nostr.uris import check_relay, check_relays, nostrconnect_uri, parse_bunker
+from ..memory import sodium
+from ..memory.arena import Arena
+from ..nostr.keys import SecretKey
+from ..nostr.nip46 import Signer
+from ..nostr.relay import NETWORK, Network, OnStage
+from ..nostr.remote import Remote, open_remote
+from ..nostr.uris import check_relay, check_relays, nostrconnect_uri, parse_bunker
+from ..slots.phone import KEY, Phone
 from .pairings import Pairing
 from .patience import PATIENCE, in_time
-from .slots.phone import KEY, Phone
 
 _SECRET = 16  # bytes of the secret in a nostrconnect URI
 

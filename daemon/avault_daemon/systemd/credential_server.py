@@ -31,17 +31,17 @@ from avault_protocol import (
     UnknownAgentError,
 )
 
-from . import sodium
-from .audit.lines import GET
-from .caller import identify
+from ..audit.lines import GET
+from ..callers.caller import identify
+from ..callers.session import Session
+from ..faults import log_fault
+from ..memory import sodium
 from .credentials import PLUGIN, Wanted, agent_of, check, may_ring, name_for, parse
-from .faults import log_fault
-from .session import Session
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .policy import Caller
-    from .vault import Opened
+    from ..callers.policy import Caller
+    from ..core import Core
+    from ..vault import Opened
 
 log = logging.getLogger(__name__)
 

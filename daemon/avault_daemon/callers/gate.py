@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from avault_protocol import UNLOCKED, AvaultError, LockedError, NotFoundError, NotGrantedError
 
-from .audit.lines import GET
-from .clock import boottime
+from ..audit.lines import GET
+from ..clock import boottime
 
 if TYPE_CHECKING:
-    from .audit import Record
+    from ..audit import Record
+    from ..vault import Opened, Vault
     from .policy import Caller, Service
     from .requests import Requests
     from .session import Session
-    from .vault import Opened, Vault
 
 log = logging.getLogger(__name__)
 

@@ -29,14 +29,14 @@ from avault_protocol import (
 )
 from avault_protocol.limits import MAX_PASSPHRASE
 
-from .arena import Arena, Slot
-from .confine import traced
-from .nostr.keys import SecretKey
-from .slots import passphrase as slots
+from ..confine import traced
+from ..memory.arena import Arena, Slot
+from ..nostr.keys import SecretKey
+from ..slots import passphrase as slots
 
 if TYPE_CHECKING:
-    from .audit import Record
-    from .vault import Vault
+    from ..audit import Record
+    from ..vault import Vault
 
 log = logging.getLogger(__name__)
 

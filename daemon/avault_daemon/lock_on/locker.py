@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .clock import boottime
-from .faults import log_fault
-from .lock_on import LockOn
+from ..clock import boottime
+from ..faults import log_fault
+from . import LockOn
 
 if TYPE_CHECKING:
-    from .audit import Record
-    from .gate import Gate
+    from ..audit import Record
+    from ..callers.gate import Gate
+    from ..callers.policy import Service
+    from ..vault import Vault
     from .logind import Logind
-    from .policy import Service
-    from .vault import Vault
 
 log = logging.getLogger(__name__)
 

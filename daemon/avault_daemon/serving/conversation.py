@@ -17,7 +17,7 @@ from avault_protocol import (
 )
 
 if TYPE_CHECKING:
-    from .vault import Opened
+    from ..vault import Opened
 
 Params = dict[str, Any]
 """Checked by `Method.check`, so each key has the type that the table of methods says."""

@@ -29,19 +29,19 @@ from avault_protocol import (
     NotFoundError,
 )
 
-from . import sodium
-from .arena import Arena, Slot
-from .nostr.keys import SecretKey
-from .nostr.nip46 import Answer
-from .nostr.relay import OnStage, ignore
+from ..memory import sodium
+from ..memory.arena import Arena, Slot
+from ..nostr.keys import SecretKey
+from ..nostr.nip46 import Answer
+from ..nostr.relay import OnStage, ignore
+from ..slots import phone as slots
+from ..slots.phone import KEY, Phone, PhoneSlot
 from .pairings import Pairing, Pairings, random_slot
 from .patience import GOODBYE, PATIENCE, Stages, in_time
-from .slots import phone as slots
-from .slots.phone import KEY, Phone, PhoneSlot
 
 if TYPE_CHECKING:
+    from ..vault import Vault
     from .signers import Candidate, Signers
-    from .vault import Vault
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import trio
 from avault_protocol import AvaultError, limits
 
 if TYPE_CHECKING:
-    from .vault import Opened
+    from ..vault import Opened
 
 # Notifications and answers queued for a peer that does not read; more than that and it is disconnected.
 MAX_QUEUED = 128

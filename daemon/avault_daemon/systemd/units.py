@@ -16,7 +16,7 @@ SHARED = "share/avault/systemd"
 
 def directories() -> Iterator[Path]:
     """Yield where the units may lie."""
-    yield Path(__file__).parents[2] / "systemd"
+    yield Path(__file__).parents[3] / "systemd"
     for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
         yield Path(sysconfig.get_path("data", scheme)) / SHARED
 

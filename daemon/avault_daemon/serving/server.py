@@ -16,16 +16,16 @@ import trio
 
 from avault_protocol import AvaultError, BusyError, pack_error
 
-from .caller import identify
+from ..callers.caller import identify
+from ..faults import log_fault
+from ..systemd.credential_server import CredentialServer
+from ..systemd.sockets import Sockets
 from .connection import AgentConnection, OperatorConnection
-from .credential_server import CredentialServer
-from .faults import log_fault
-from .sockets import Sockets
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .policy import Caller
-    from .processes import Process
+    from ..callers.policy import Caller
+    from ..callers.processes import Process
+    from ..core import Core
 
 log = logging.getLogger(__name__)
 

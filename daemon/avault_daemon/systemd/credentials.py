@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from avault_protocol import AmbiguousAgentError, BadRequestError, UnknownAgentError, is_secret_name
 
-from .caller import is_unit_name
+from ..callers.caller import is_unit_name
 
 if TYPE_CHECKING:
-    from .policy import Agent, Caller, Policy, Service
+    from ..callers.policy import Agent, Caller, Policy, Service
 
 PLUGIN = "credentials"
 """The plugin, of the agent that is the unit, to which secrets are granted."""

@@ -1,0 +1,1 @@
+"""The operating system's keyring, reached through a helper."""

@@ -1,0 +1,1 @@
+"""Memory that holds what is secret, and what is done to it there."""

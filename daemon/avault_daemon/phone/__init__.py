@@ -1,0 +1,1 @@
+"""The operator's phone: asking it, and what pairs us with it."""

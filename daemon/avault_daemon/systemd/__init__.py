@@ -1,0 +1,1 @@
+"""What is systemd's: sockets, notifications, journal, credentials, units."""
