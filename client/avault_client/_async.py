@@ -16,9 +16,10 @@ from ._connection import ConnectionLostError
 from ._listener import LONGEST_PAUSE, rotated_name
 from ._patience import FOR_EVER, SHORTEST_PAUSE, Patience
 from ._profile import TIMEOUT, Grants, Profile, checked, grants_in, is_granted, secret_in
+from ._question import Question
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import NoReturn, Self
 
     from ._conversation import Answer
@@ -73,13 +74,13 @@ class AsyncVault:
 
     async def request(self, name: str, reason: str = "") -> bool:
         """Declare one more secret, and ask the operator for it; see `Vault.request`."""
-        answer = await self._ask("request", {"name": name, "reason": reason})
+        answer = await self._ask(Question("request", {"name": name, "reason": reason}))
         self._profile.declare(name)
         return is_granted(answer)
 
     async def grants(self) -> Grants:
         """Return which declared names are granted and which wait for the operator."""
-        return grants_in(await self._ask("grants", {}))
+        return grants_in(await self._ask(Question("grants", {})))
 
     async def watch(self, on_rotated: Callable[[str], Awaitable[object]]) -> NoReturn:
         """Await *on_rotated* with the name of each granted secret that has a new version, until cancelled.
@@ -111,29 +112,29 @@ class AsyncVault:
 
     async def _get(self, name: str, patience: Patience) -> Answer:
         try:
-            return await self._ask("get_secret", {"name": name})
+            return await self._ask(self._profile.question(name))
         except LockedError:
             left = patience.left()
             if not left:
                 raise
         connection = await self._connect()
         try:
-            params = {"name": name, "wait": left}
-            return checked(await connection.call("get_secret", params, left))
+            question = Question("get_secret", {"name": name, "wait": left})
+            return checked(await connection.call(question, left))
         finally:
             self._end(connection)
 
-    async def _ask(self, method: str, params: Mapping[str, object]) -> Answer:
+    async def _ask(self, question: Question) -> Answer:
         async with self._turn:
             if self._shared is not None and not self._shared.closed:
                 try:
-                    return checked(await self._shared.call(method, params))
+                    return checked(await self._shared.call(question))
                 except ConnectionLostError:
                     pass  # as after a restart of the daemon; the new one gets its own hello
             if self._shared is not None:
                 self._end(self._shared)
             self._shared = await self._connect()
-            return checked(await self._shared.call(method, params))
+            return checked(await self._shared.call(question))
 
     async def _connect(self) -> AsyncConnection:
         """Return a new connection on which hello has been said."""
@@ -144,7 +145,7 @@ class AsyncVault:
         self._open.add(connection)
         try:
             await connection.connect()
-            checked(await connection.call("hello", profile.hello()))
+            checked(await connection.call(Question("hello", profile.hello())))
         except BaseException:
             self._end(connection)
             raise

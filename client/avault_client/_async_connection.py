@@ -14,9 +14,10 @@ from ._conversation import Conversation
 from ._patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from ._conversation import Answer
+    from ._question import Question
 
 
 class AsyncConnection:
@@ -52,15 +53,15 @@ class AsyncConnection:
                 raise unreachable(self._path, failure)
             await anyio.sleep(pause)
 
-    async def call(self, method: str, params: Mapping[str, object], longer: float = 0.0) -> Answer:
-        """Send one request, and return its answer, which may be an error and may take *longer* seconds than others.
+    async def call(self, question: Question, longer: float = 0.0) -> Answer:
+        """Ask, and return the answer, which may be an error and may take *longer* seconds than others.
 
         Raises as the blocking `Connection.call`. After any exception, cancellation too, the connection is closed.
         """
         timeout = self._timeout + longer
         try:
             with anyio.fail_after(timeout):
-                await self._send(self._conversation.ask(method, params))
+                await self._send(self._conversation.ask(question))
                 while isinstance(event := await self._event(), Notification):
                     pass
                 return event

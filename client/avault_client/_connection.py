@@ -27,9 +27,10 @@ from ._patience import FOR_EVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ._conversation import Answer
+    from ._question import Question
 
     Notified = Callable[[Notification], None]
 
@@ -67,7 +68,7 @@ class Connection:
     and a non-blocking connect to a Unix socket fails at once where the listener's queue is full (connect(2), EAGAIN).
     """
 
-    __slots__ = ("_conversation", "_socket", "path", "timeout")
+    __slots__ = ("_conversation", "_heard_for", "_socket", "path", "timeout")
 
     def __init__(self, path: str, timeout: float, *, max_head: int = limits.MAX_HEAD) -> None:
         """Connect to *path*. *timeout*: seconds to connect, and for the daemon to take a request.
@@ -78,8 +79,8 @@ class Connection:
         self.timeout = timeout
         self._conversation = Conversation(max_head=max_head)
         self._socket = socket(AF_UNIX, SOCK_STREAM)
+        self._heard_for = FOR_EVER  # SO_RCVTIMEO in seconds
         try:
-            self._limit(SO_RCVTIMEO, timeout)
             self._limit(SO_SNDTIMEO, timeout)
             self._socket.connect(path)
         except OSError as error:
@@ -97,17 +98,16 @@ class Connection:
 
     def call(
         self,
-        method: str,
-        params: Mapping[str, object],
+        question: Question,
         *,
         timeout: float,
         value: memoryview | None = None,
         fds: Sequence[int] = (),
         notified: Notified | None = None,
     ) -> Answer:
-        """Send one request, and return its answer, which may be an error.
+        """Ask, and return the answer, which may be an error.
 
-        The answer may take *timeout* seconds (`FOR_EVER` is one). *value* is sent from where it lies; *fds*
+        It may take *timeout* seconds (`FOR_EVER` is one). *value* is sent from where it lies; *fds*
         are passed along with the first byte. Notifications that come before the answer go to *notified*.
 
         Raises `DaemonUnavailableError`, or `BadRequestError` and the like for an answer outside the protocol. After
@@ -116,8 +116,7 @@ class Connection:
         if self.closed:
             raise lost(self.path)
         try:
-            head = self._conversation.ask(method, params, None if value is None else len(value))
-            self._send(head, value, fds)
+            self._send(self._conversation.ask(question), value, fds)
             return self._receive(timeout, notified)
         except BaseException:
             self.close()
@@ -148,34 +147,41 @@ class Connection:
         self._socket.setsockopt(SOL_SOCKET, option, pack("@ll", *divmod(microseconds, 1_000_000)))
 
     def _send(self, head: bytes, value: memoryview | None, fds: Sequence[int]) -> None:
-        rest = [memoryview(head)] if value is None else [memoryview(head), value]
-        passed = [(SOL_SOCKET, SCM_RIGHTS, pack(f"@{len(fds)}i", *fds))] if fds else []
         try:
-            while rest:
-                rest = _behind(self._socket.sendmsg(rest, passed, MSG_NOSIGNAL), rest)
-                passed = []
+            if value is None and not fds:
+                self._socket.sendall(head, MSG_NOSIGNAL)
+            else:
+                self._send_apart([memoryview(head), value or memoryview(b"")], fds)
         except BlockingIOError:
             raise silent(self.path, self.timeout) from None
         except OSError:
             pass  # the daemon hung up; why, it may have told before: receiving finds that, or the end
 
+    def _send_apart(self, rest: list[memoryview], fds: Sequence[int]) -> None:
+        passed = [(SOL_SOCKET, SCM_RIGHTS, pack(f"@{len(fds)}i", *fds))] if fds else []
+        while rest:
+            rest = _behind(self._socket.sendmsg(rest, passed, MSG_NOSIGNAL), rest)
+            passed = []
+
     def _receive(self, timeout: float, notified: Notified | None) -> Answer:
-        deadline = monotonic() + timeout
+        left, deadline = timeout, monotonic() + timeout
         while True:
             event = self._conversation.next_event()
             if event is None:
-                self._receive_some(deadline, timeout)
+                self._receive_some(left, timeout)
             elif not isinstance(event, Notification):
                 return event
             elif notified is not None:
                 notified(event)
+            left = deadline - monotonic()
 
-    def _receive_some(self, deadline: float, timeout: float) -> None:
-        left = deadline - monotonic()
+    def _receive_some(self, left: float, timeout: float) -> None:
         if left < SHORTEST:
             raise silent(self.path, timeout)
         try:
-            self._limit(SO_RCVTIMEO, left)
+            if left != self._heard_for:
+                self._limit(SO_RCVTIMEO, left)
+                self._heard_for = left
             count = self._socket.recv_into(self._conversation.space())
         except BlockingIOError:
             raise silent(self.path, timeout) from None

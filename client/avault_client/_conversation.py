@@ -7,28 +7,26 @@ of its own, so that answers need no sorting out, and a caller who gives up close
 from __future__ import annotations
 
 from avault_protocol import (
-    METHODS,
     AvaultError,
     BadRequestError,
     Notification,
     Response,
     Scanner,
     limits,
-    pack_request,
     unpack_head,
 )
 
+from ._question import MAX_ID
 from ._secret import wipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from avault_protocol import Extent
 
-# Holds the largest value that an agent may get (32 KiB) and its head, so that in practice it never grows.
-FIRST_BUFFER = 64 * 1024
-MAX_ID = 2**32 - 1
+    from ._question import Head, Question
+
+# Bytes. Holds what most secrets are, tokens and keys, and costs nothing to make and to wipe. For larger ones it grows.
+FIRST_BUFFER = 4 * 1024
 
 
 class Answer:
@@ -53,7 +51,7 @@ class Conversation:
     After any exception but those of `ask` the stream is of no more use: `close`, and close the connection.
     """
 
-    __slots__ = ("_extent", "_id", "_most", "_returns_value", "_scanner", "_stop", "buffer")
+    __slots__ = ("_extent", "_id", "_known", "_most", "_question", "_scanner", "_stop", "buffer")
 
     def __init__(
         self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUE, last_id: int = 0
@@ -64,20 +62,24 @@ class Conversation:
         self._stop = 0  # what has arrived is buffer[:stop], and a message begins at 0
         self._extent: Extent | None = None  # of a message whose value has not arrived whole
         self._id = last_id  # of the last request; 0 is never one of ours
-        self._returns_value: bool | None = None  # of the open request; None if none is open
+        self._question: Question | None = None  # the open request
+        self._known: Head | None = (
+            None  # what the message at 0 may begin with, unless the scanner has begun with it
+        )
 
-    def ask(self, method: str, params: Mapping[str, object], value_size: int | None = None) -> bytes:
-        """Return the bytes of a request; with *value_size*, so many bytes of value must follow them."""
-        if self._returns_value is not None:
+    def ask(self, question: Question) -> bytes:
+        """Return the bytes of a request; if it was made for a value, those must follow them."""
+        if self._question is not None:
             raise RuntimeError("a request is open on this connection")
-        following = self._id % MAX_ID + 1
-        head = pack_request(following, method, params, value_size)
-        self._id = following
-        self._returns_value = METHODS[method].returns_value
-        return head
+        self._question = question
+        self._known = None if self._stop else question.answered
+        self._id = self._id % MAX_ID + 1
+        return question.under(self._id)
 
-    def space(self) -> memoryview:
+    def space(self) -> bytearray | memoryview:
         """Return where the next bytes belong. It is never empty."""
+        if not self._stop:
+            return self.buffer
         if self._stop == len(self.buffer):
             self._grow()
         return memoryview(self.buffer)[self._stop :]
@@ -92,44 +94,59 @@ class Conversation:
         Raises `BadRequestError` or `TooLargeError` for what is no part of the protocol, and the daemon's own error
         where it found our stream to be none.
         """
+        if not self._stop:
+            return None
+        known, self._known = self._known, None
+        if known is not None and known.is_all_of(self.buffer, self._stop, self._id):
+            return self._taken(None, known.result.copy(), known.end, self._stop)
         extent = self._extent or self._scanner.scan(self.buffer, 0, self._stop)
         self._extent = extent
         if extent is None or extent.end > self._stop:
             return None
-        message = unpack_head(self.buffer[: extent.head_end], extent.has_value)
+        head = self.buffer[: extent.head_end]
+        message = unpack_head(head, extent.has_value)
         if isinstance(message, Response):
-            event: Answer | Notification = self._answer(message, extent)
-        elif isinstance(message, Notification):
-            event = message
-        else:
-            raise BadRequestError("the daemon sent a request")
-        self._drop(extent)
-        return event
+            return self._answer(message, head, extent)
+        if isinstance(message, Notification):
+            self._drop(extent.end)
+            return message
+        raise BadRequestError("the daemon sent a request")
 
     def close(self) -> None:
         """Wipe what has arrived."""
         wipe(self.buffer)
 
-    def _answer(self, response: Response, extent: Extent) -> Answer:
+    def _answer(self, response: Response, head: bytearray, extent: Extent) -> Answer:
         if response.id == 0 and response.error is not None:
             raise response.error
-        if response.id != self._id or self._returns_value is None:
+        question = self._question
+        if response.id != self._id or question is None:
             raise BadRequestError("the daemon answered a request that is not open")
-        due = self._returns_value and response.error is None
+        due = question.returns_value and response.error is None
         if extent.has_value is not due:
             raise BadRequestError("the daemon sent " + ("no value" if due else "a value where none was due"))
-        self._returns_value = None
-        value = self.buffer[extent.head_end : extent.end] if due else None
-        return Answer(response.error, response.result, value)
+        if due:
+            question.note(head, extent.end - extent.head_end, response.result)
+        return self._taken(response.error, response.result, extent.head_end if due else None, extent.end)
 
-    def _drop(self, extent: Extent) -> None:
+    def _taken(
+        self, error: AvaultError | None, result: dict[str, object], value_at: int | None, end: int
+    ) -> Answer:
+        """Return the answer to the open request, after which none is open, and take it out."""
+        value = None if value_at is None else self.buffer[value_at:end]
+        self._question = None
+        self._drop(end)
+        return Answer(error, result, value)
+
+    def _drop(self, end: int) -> None:
         """Move what follows the message to the front, and leave nothing behind that."""
         self._extent = None
-        rest = self._stop - extent.end
-        view = memoryview(self.buffer)
-        view[:rest] = view[extent.end : self._stop]  # in place: no object ever holds these bytes
+        rest = self._stop - end
+        if rest:
+            view = memoryview(self.buffer)
+            view[:rest] = view[end : self._stop]  # in place: no object ever holds these bytes
         # Always: behind a message without a value there may have been half of one with a value, which has moved.
-        view[rest : self._stop] = bytes(self._stop - rest)
+        self.buffer[rest : self._stop] = bytes(self._stop - rest)
         self._stop = rest
 
     def _grow(self) -> None:

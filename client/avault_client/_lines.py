@@ -8,10 +8,11 @@ from avault_protocol import DaemonUnavailableError, Notification
 
 from ._connection import Connection, ConnectionLostError
 from ._profile import checked
+from ._question import Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ._conversation import Answer
     from ._profile import Profile
@@ -34,21 +35,21 @@ class Lines:
         self._open: set[Connection] = set()  # every connection; single operations on a set are atomic
         self._closed = False
 
-    def call(self, method: str, params: Mapping[str, object]) -> Answer:
-        """Return the answer to a request that is answered at once."""
+    def call(self, question: Question) -> Answer:
+        """Return the answer to a question that is answered at once."""
         timeout = self._profile.timeout
         if not self._turn.acquire(True, timeout):
             raise DaemonUnavailableError(f"another thread has had no answer for {timeout:g} s")
         try:
-            return self._call(method, params, timeout)
+            return self._call(question, timeout)
         finally:
             self._turn.release()
 
-    def call_apart(self, method: str, params: Mapping[str, object], longer: float) -> Answer:
-        """Return the answer to a request that may take *longer* seconds than others."""
+    def call_apart(self, question: Question, longer: float) -> Answer:
+        """Return the answer to a question that may take *longer* seconds than others."""
         connection = self._connect()
         try:
-            return connection.call(method, params, timeout=self._profile.timeout + longer)
+            return connection.call(question, timeout=self._profile.timeout + longer)
         finally:
             self._end(connection)
 
@@ -76,16 +77,15 @@ class Lines:
         for connection in tuple(self._open):
             connection.close()
 
-    def _call(self, method: str, params: Mapping[str, object], timeout: float) -> Answer:
-        if self._shared is not None and not self._shared.closed:
+    def _call(self, question: Question, timeout: float) -> Answer:
+        if self._shared is not None:
             try:
-                return self._shared.call(method, params, timeout=timeout)
+                return self._shared.call(question, timeout=timeout)
             except ConnectionLostError:
                 pass  # as after a restart of the daemon; the new one gets its own hello
-        if self._shared is not None:
             self._end(self._shared)
         self._shared = self._connect()
-        return self._shared.call(method, params, timeout=timeout)
+        return self._shared.call(question, timeout=timeout)
 
     def _connect(self) -> Connection:
         """Return a new connection on which hello has been said."""
@@ -96,7 +96,7 @@ class Lines:
             # `close` sets the flag before it looks at the set, so one of the two sees the other.
             if self._closed:
                 raise ValueError("the vault is closed")
-            checked(connection.call("hello", profile.hello(), timeout=profile.timeout))
+            checked(connection.call(Question("hello", profile.hello()), timeout=profile.timeout))
         except BaseException:
             self._end(connection)
             raise

@@ -7,6 +7,7 @@ from avault_protocol import METHODS, Notification
 from ._connection import Connection
 from ._paths import operator_socket
 from ._patience import FOR_EVER
+from ._question import Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class OperatorConnection:
             raise TypeError(f"{method} returns a value: use fetch()")
         if value is not None and not self._checked:
             self.check_server()
-        return self._call(method, params, timeout, value=value, fds=fds, notified=notified).result
+        return self._call(method, params, timeout, value, fds=fds, notified=notified).result
 
     def fetch(
         self, method: str, params: Mapping[str, object] | None = None, timeout: float | None = None
@@ -85,11 +86,16 @@ class OperatorConnection:
         return answer.result, answer.value
 
     def _call(
-        self, method: str, params: Mapping[str, object] | None, timeout: float | None, **more: Any
+        self,
+        method: str,
+        params: Mapping[str, object] | None,
+        timeout: float | None,
+        value: memoryview | None = None,
+        **more: Any,
     ) -> Answer:
-        answer = self._connection.call(
-            method, params or {}, timeout=FOR_EVER if timeout is None else timeout, **more
-        )
+        question = Question(method, params or {}, None if value is None else len(value))
+        longest = FOR_EVER if timeout is None else timeout
+        answer = self._connection.call(question, timeout=longest, value=value, **more)
         if answer.error is not None:
             raise answer.error
         return answer

@@ -36,3 +36,7 @@ class Patience:
         pause = min(self._pause, self.left())
         self._pause = min(2 * self._pause, self._longest)
         return pause
+
+
+NONE = Patience(0.0)
+"""Of whoever does not wait. Anybody may share it: no time is left in it from the beginning."""

@@ -7,7 +7,8 @@ import os
 from avault_protocol import METHODS, BadRequestError, limits
 
 from ._paths import agent_socket
-from ._patience import Patience
+from ._patience import NONE, Patience
+from ._question import Question
 from ._secret import BASE64, TEXT, Secret, wipe
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ class Grants:
 class Profile:
     """Who asks, for what, where, and for how long."""
 
-    __slots__ = ("_socket", "agent", "declared", "plugin", "timeout", "wait")
+    __slots__ = ("_questions", "_socket", "agent", "declared", "plugin", "timeout", "wait")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Profile:
         self.wait = _wait_from_environment() if wait is None else _checked_wait(wait)
         self.timeout = _checked_timeout(timeout)
         self._socket = socket
+        self._questions: dict[str, Question] = {}
         METHODS["hello"].check(self.hello())
 
     def path(self) -> str:
@@ -74,6 +76,14 @@ class Profile:
             said["agent"] = self.agent
         return said
 
+    def question(self, name: str) -> Question:
+        """Return what asks for secret *name*: the same one each time, for a name that is declared."""
+        return self._questions.get(name) or self._first_question(name)
+
+    def _first_question(self, name: str) -> Question:
+        question = Question("get_secret", {"name": name})
+        return self._questions.setdefault(name, question) if name in self.declared else question
+
     def declare(self, name: str) -> None:
         """Add *name* to what later hellos declare, as `request` did for the connection it was made on."""
         if name not in self.declared:
@@ -81,7 +91,8 @@ class Profile:
 
     def patience(self, wait: float | None) -> Patience:
         """Return the patience of one call: *wait* seconds, or the profile's."""
-        return Patience(self.wait if wait is None else _checked_wait(wait))
+        seconds = self.wait if wait is None else _checked_wait(wait)
+        return Patience(seconds) if seconds else NONE
 
     def __repr__(self) -> str:
         return f"plugin={self.plugin!r}, secrets={list(self.declared)}"

@@ -60,8 +60,9 @@ class Secret:
 
     def close(self) -> None:
         """Wipe the value. To close twice does nothing."""
-        self._open = False
-        wipe(self._buffer)
+        if self._open:
+            self._open = False
+            wipe(self._buffer)
 
     def _value(self) -> bytearray:
         if not self._open:

@@ -10,6 +10,7 @@ from avault_protocol import DaemonUnavailableError, LockedError
 from ._inject import Injected
 from ._lines import Lines
 from ._profile import TIMEOUT, Grants, Profile, checked, grants_in, is_granted, secret_in
+from ._question import Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,13 +98,13 @@ class Vault:
         *reason*, at most 200 printable characters, is shown to the operator. Raises `BusyError` where too many
         requests are waiting, and the errors of `get_secret`.
         """
-        answer = self._ask("request", {"name": name, "reason": reason})
+        answer = self._ask(Question("request", {"name": name, "reason": reason}))
         self._profile.declare(name)
         return is_granted(answer)
 
     def grants(self) -> Grants:
         """Return which declared names are granted and which wait for the operator. Raises as `get_secret` does."""
-        return grants_in(self._ask("grants", {}))
+        return grants_in(self._ask(Question("grants", {})))
 
     def inject(self) -> Mapping[str, str]:
         """Return the declared secrets as a read-only mapping of names to text; see `Injected`."""
@@ -119,18 +120,18 @@ class Vault:
     def _get(self, name: str, patience: Patience) -> Answer:
         """Ask once as if in a hurry; wait, on another connection, only if the answer is that the vault is locked."""
         try:
-            return self._ask("get_secret", {"name": name})
+            return self._ask(self._profile.question(name))
         except LockedError:
             left = patience.left()
             if not left:
                 raise
-        answer = self._lines().call_apart("get_secret", {"name": name, "wait": left}, left)
-        return checked(answer)
+        question = Question("get_secret", {"name": name, "wait": left})
+        return checked(self._lines().call_apart(question, left))
 
-    def _ask(self, method: str, params: dict[str, object]) -> Answer:
+    def _ask(self, question: Question) -> Answer:
         if self._closed:
             raise ValueError("the vault is closed")
-        return checked(self._lines().call(method, params))
+        return checked(self._lines().call(question))
 
     def _lines(self) -> Lines:
         """Return this process's connections.

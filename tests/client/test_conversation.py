@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_client._conversation import FIRST_BUFFER, MAX_ID, Answer, Conversation
+from avault_client._conversation import FIRST_BUFFER, Answer, Conversation
+from avault_client._question import MAX_ID, Question
 from avault_protocol import (
     AvaultError,
     BadRequestError,
@@ -55,7 +56,7 @@ def left_in(conversation: Conversation) -> bytes:
 
 def test_a_request_is_one_of_the_protocol() -> None:
     decoder = Decoder()
-    decoder.feed(Conversation().ask("get_secret", {"name": "A"}))
+    decoder.feed(Conversation().ask(Question("get_secret", {"name": "A"})))
     request = decoder.next_message()
     assert isinstance(request, Request)
     assert (request.id, request.method, request.params) == (1, "get_secret", {"name": "A"})
@@ -63,7 +64,7 @@ def test_a_request_is_one_of_the_protocol() -> None:
 
 def test_a_value_is_taken_out_and_wiped_behind() -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     answer = only_answer(conversation, pack_response(1, {"name": "A"}, len(VALUE)) + VALUE)
     assert value_of(answer) == VALUE
     assert answer.result == {"name": "A"}
@@ -72,7 +73,7 @@ def test_a_value_is_taken_out_and_wiped_behind() -> None:
 
 def test_what_follows_a_value_is_kept_and_the_value_is_not() -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     following = pack_notification("rotated", {"name": "A"})
     answer, notification = feed(
         conversation, pack_response(1, {}, len(VALUE)) + VALUE + following + following[:3]
@@ -87,7 +88,7 @@ def test_what_follows_a_value_is_kept_and_the_value_is_not() -> None:
 
 def test_half_a_value_that_was_moved_to_the_front_leaves_nothing_where_it_was() -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     stream = pack_notification("locked", {}) + pack_response(1, {}, len(VALUE)) + VALUE
     (notification,) = feed(conversation, stream[:-1])
     assert isinstance(notification, Notification)
@@ -98,7 +99,7 @@ def test_half_a_value_that_was_moved_to_the_front_leaves_nothing_where_it_was() 
 
 def test_close_wipes_half_a_value() -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     assert feed(conversation, pack_response(1, {}, len(VALUE)) + VALUE[:-1]) == []
     assert VALUE[:-1] in left_in(conversation)
     conversation.close()
@@ -121,7 +122,7 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(
 ) -> None:
     conversation = Conversation()
     for number, (kind, value, told) in enumerate(script, start=1):
-        conversation.ask("get_secret" if kind == "value" else "grants", {})
+        conversation.ask(Question("get_secret" if kind == "value" else "grants", {}))
         stream = b"".join(pack_notification(method, {}) for method in told)
         if kind == "value":
             stream += pack_response(number, {"n": number}, len(value)) + value
@@ -147,7 +148,7 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_an_error_or_not_an_answer_yet(noise: bytes) -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     try:
         events = feed(conversation, noise)
     except AvaultError:
@@ -168,21 +169,21 @@ def test_arbitrary_bytes_are_an_error_or_not_an_answer_yet(noise: bytes) -> None
 )
 def test_what_is_no_answer_to_the_question_is_an_error(data: bytes, said: str) -> None:
     conversation = Conversation()
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     with pytest.raises(BadRequestError, match=said):
         feed(conversation, data)
 
 
 def test_a_value_where_none_was_due_is_an_error() -> None:
     conversation = Conversation()
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     with pytest.raises(BadRequestError, match="where none was due"):
         feed(conversation, pack_response(1, {}, len(VALUE)) + VALUE)
 
 
 def test_a_second_answer_is_an_error() -> None:
     conversation = Conversation()
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     with pytest.raises(BadRequestError, match="not open"):
         feed(conversation, 2 * pack_response(1, {}))
 
@@ -194,22 +195,22 @@ def test_an_answer_before_any_question_is_an_error() -> None:
 
 def test_a_second_question_before_the_answer_is_a_bug_of_ours() -> None:
     conversation = Conversation()
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     with pytest.raises(RuntimeError, match="is open"):
-        conversation.ask("grants", {})
+        conversation.ask(Question("grants", {}))
 
 
 def test_a_question_that_cannot_be_sent_leaves_the_conversation_as_it_was() -> None:
     conversation = Conversation()
     with pytest.raises(TooLargeError):
-        conversation.ask("request", {"reason": "x" * limits.MAX_HEAD})
-    conversation.ask("grants", {})
+        conversation.ask(Question("request", {"reason": "x" * limits.MAX_HEAD}))
+    conversation.ask(Question("grants", {}))
     assert only_answer(conversation, pack_response(1, {})).result == {}
 
 
 def test_what_the_daemon_says_of_the_whole_connection_is_raised() -> None:
     conversation = Conversation()
-    conversation.ask("hello", {})
+    conversation.ask(Question("hello", {}))
     with pytest.raises(BusyError, match="too many"):
         feed(conversation, pack_error(0, BusyError("too many connections")))
 
@@ -218,7 +219,7 @@ def test_what_the_daemon_says_of_the_whole_connection_is_raised() -> None:
 def test_a_value_of_the_limit_passes_and_one_byte_more_does_not(most: int) -> None:
     for size in (most, most + 1):
         conversation = Conversation(max_head=64, max_value=most)
-        conversation.ask("get_secret", {"name": "A"})
+        conversation.ask(Question("get_secret", {"name": "A"}))
         data = pack_response(1, {}, size) + bytes(size)
         if size == most:
             assert value_of(only_answer(conversation, data)) == bytes(size)
@@ -229,7 +230,7 @@ def test_a_value_of_the_limit_passes_and_one_byte_more_does_not(most: int) -> No
 
 def test_a_buffer_that_grows_leaves_nothing_in_the_old_one() -> None:
     conversation = Conversation(max_value=2 * FIRST_BUFFER)
-    conversation.ask("get_secret", {"name": "A"})
+    conversation.ask(Question("get_secret", {"name": "A"}))
     first = conversation.buffer
     value = b"V" * (FIRST_BUFFER + 1)
     answer = only_answer(conversation, pack_response(1, {}, len(value)) + value)
@@ -241,7 +242,7 @@ def test_a_buffer_that_grows_leaves_nothing_in_the_old_one() -> None:
 
 def test_a_head_over_the_limit_is_refused_while_it_arrives() -> None:
     conversation = Conversation(max_head=64, max_value=64)
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     with pytest.raises(TooLargeError):
         feed(conversation, pack_response(1, {"granted": ["A" * 30] * 5}))
 
@@ -249,7 +250,7 @@ def test_a_head_over_the_limit_is_refused_while_it_arrives() -> None:
 def test_ids_begin_again_at_one() -> None:
     """0 is never an id of ours: the daemon answers under it what it could not read."""
     conversation = Conversation(last_id=MAX_ID - 1)
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     assert only_answer(conversation, pack_response(MAX_ID, {})).error is None
-    conversation.ask("grants", {})
+    conversation.ask(Question("grants", {}))
     assert only_answer(conversation, pack_response(1, {})).error is None

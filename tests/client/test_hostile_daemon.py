@@ -14,6 +14,7 @@ from avault_client import AvaultError, BadRequestError, DaemonUnavailableError, 
 from avault_client._conversation import Conversation
 from avault_client._lines import Lines
 from avault_client._profile import Profile
+from avault_client._question import Question
 from avault_protocol import limits, pack_notification, pack_request, pack_response
 from support.background import WITHIN
 
@@ -137,15 +138,15 @@ def test_an_answer_too_late_is_not_the_next_ones(peer: Peer) -> None:
 
     profile = Profile("p", ["A", "B"], agent=None, socket=peer.path, wait=None, timeout=WITHIN)
     with closing(Lines(profile)) as lines:
-        lines.call("grants", {})
+        lines.call(Question("grants", {}))
         peer.handlers["get_secret"] = late
         profile.timeout = 0.01
         with pytest.raises(DaemonUnavailableError, match="did not answer"):
-            lines.call("get_secret", {"name": "A"})
+            lines.call(Question("get_secret", {"name": "A"}))
         profile.timeout = WITHIN
         del peer.handlers["get_secret"]
         too_late.set()
-        assert lines.call("get_secret", {"name": "B"}).value == bytearray(b"the value of B")
+        assert lines.call(Question("get_secret", {"name": "B"})).value == bytearray(b"the value of B")
     peer.stop()
     assert [type(error) for error in refused] == [BrokenPipeError]
 

@@ -13,6 +13,7 @@ import pytest
 from avault_client import DaemonUnavailableError, Vault
 from avault_client._lines import Lines
 from avault_client._profile import Profile
+from avault_client._question import Question
 from support.background import WITHIN, Background
 
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ def test_a_thread_that_gets_no_turn_says_so(peer: Peer) -> None:
     profile = Profile("p", ["A"], agent=None, socket=peer.path, wait=None, timeout=0.05)
     patient = Profile("p", ["A"], agent=None, socket=peer.path, wait=None, timeout=WITHIN)
     with closing(Lines(patient)) as lines:
-        first = Background(lambda: lines.call("get_secret", {"name": "A"}))
+        first = Background(lambda: lines.call(Question("get_secret", {"name": "A"})))
         peer.wait_for(lambda: peer.count("get_secret"))
         patient.timeout = profile.timeout
         with pytest.raises(DaemonUnavailableError, match=r"another thread has had no answer for 0\.05 s"):
-            lines.call("grants", {})
+            lines.call(Question("grants", {}))
         go_on.set()
         assert first.result().value == bytearray(b"the value of A")
 

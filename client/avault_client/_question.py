@@ -1,0 +1,69 @@
+"""A request that may be made again and again: what stays the same, of it and of its answer."""
+
+from __future__ import annotations
+
+from avault_protocol import METHODS, pack_request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# One request is open at a time, so a few ids do: those that MessagePack says in a single byte. 0 is never one of ours.
+MAX_ID = 127
+# A list of four; its first element says which kind of message; then the id.
+_REQUEST = b"\x94\x00"
+_RESPONSE = b"\x94\x01"
+_ID = 2
+_BEHIND_ID = 3
+# Bytes. The longest name of a secret, and what is said of its version, take less than half.
+LONGEST_HEAD = 512
+
+
+class Head:
+    """The head of an answer with a value, which was read and passed every check, and the *result* that it says.
+
+    The daemon answers the same question with the same head, but for the id, until the secret has a new version. Bytes
+    that are the same say the same: neither the scanner nor MessagePack need see them again.
+    """
+
+    __slots__ = ("_behind_id", "_whole", "end", "result")
+
+    def __init__(self, head: bytearray, size: int, result: Mapping[str, object]) -> None:
+        self.end = len(head)
+        self.result = dict(result)
+        self._behind_id = bytes(head[_BEHIND_ID:])
+        self._whole = self.end + size
+
+    def is_all_of(self, buffer: bytearray, stop: int, id: int) -> bool:
+        """Report whether ``buffer[:stop]`` is this head under *id*, then as long a value as then, and nothing else."""
+        return (
+            stop == self._whole
+            and buffer[_ID] == id
+            and buffer.startswith(self._behind_id, _BEHIND_ID)
+            and buffer.startswith(_RESPONSE)
+        )
+
+
+class Question:
+    """A call of *method* with *params*. To ask it again costs less, on any connection and by any thread.
+
+    With *value_size*, so many bytes of value must follow it. Raises `TooLargeError` for what the daemon would refuse.
+    """
+
+    __slots__ = ("_behind_id", "answered", "returns_value")
+
+    def __init__(self, method: str, params: Mapping[str, object], value_size: int | None = None) -> None:
+        self.returns_value = METHODS[method].returns_value
+        self.answered: Head | None = (
+            None  # the head of the last answer with a value, if it is worth remembering
+        )
+        self._behind_id = pack_request(1, method, params, value_size)[_BEHIND_ID:]
+
+    def under(self, id: int) -> bytes:
+        """Return the request, under an *id* from 1 to `MAX_ID`."""
+        return _REQUEST + id.to_bytes(1, "big") + self._behind_id
+
+    def note(self, head: bytearray, size: int, result: Mapping[str, object]) -> None:
+        """Remember what was answered under an id of ours, unless that is long, or written otherwise than we do."""
+        plain = len(head) <= LONGEST_HEAD and head.startswith(_RESPONSE) and 0 < head[_ID] <= MAX_ID
+        self.answered = Head(head, size, result) if plain else None
