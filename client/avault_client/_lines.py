@@ -65,12 +65,11 @@ class Lines:
     def close(self) -> None:
         """Close every connection, from any thread. Calls under way end with an error."""
         self._closed = True
+        self._end_shared(False)
         for connection in tuple(self._open):
             connection.shutdown()
         # Only the shared connection may be in nobody's hands; the others are closed by the threads that hold them.
-        with self._turn:
-            if self._shared is not None:
-                self._end(self._shared)
+        self._end_shared(True)
 
     def abandon(self) -> None:
         """Close, in a child, the parent's connections. No locks: who held them is not in this process."""
@@ -101,6 +100,15 @@ class Lines:
             self._end(connection)
             raise
         return connection
+
+    def _end_shared(self, waiting: bool) -> None:
+        """Close the shared connection once it is in nobody's hands, or, not *waiting*, if it is in nobody's now."""
+        if not self._turn.acquire(waiting):
+            return
+        if self._shared is not None:
+            self._end(self._shared)
+            self._shared = None
+        self._turn.release()
 
     def _end(self, connection: Connection) -> None:
         connection.close()
