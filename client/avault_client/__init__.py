@@ -8,7 +8,8 @@
         token = vault.get_secret("TELEGRAM_BOT_TOKEN")
         bot = Bot(token.reveal())
 
-`AsyncVault` (trio, asyncio; ``pip install avault-client[async]``) is imported when it is first asked for.
+`AsyncVault` (trio, asyncio; ``pip install avault-client[async]``), `Injected` and its error are imported when they are
+first asked for.
 """
 
 from avault_protocol import (
@@ -36,7 +37,6 @@ from avault_protocol import (
     WrongPassphraseError as WrongPassphraseError,
 )
 
-from ._inject import Injected as Injected, UndeclaredSecretError as UndeclaredSecretError
 from ._profile import Grants as Grants
 from ._secret import Secret as Secret
 from ._vault import Vault as Vault
@@ -44,6 +44,7 @@ from ._vault import Vault as Vault
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import AsyncVault as AsyncVault
+    from ._inject import Injected as Injected, UndeclaredSecretError as UndeclaredSecretError
 else:  # unseen by type checkers, for which any name at all would be there
 
     def __getattr__(name: str) -> object:
@@ -51,4 +52,8 @@ else:  # unseen by type checkers, for which any name at all would be there
             from ._async import AsyncVault
 
             return AsyncVault
+        if name in ("Injected", "UndeclaredSecretError"):
+            from . import _inject
+
+            return getattr(_inject, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -113,7 +113,7 @@ class Connection:
         Raises `DaemonUnavailableError`, or `BadRequestError` and the like for an answer outside the protocol. After
         any exception, KeyboardInterrupt too, the connection is closed: half an answer may be in it.
         """
-        if self.closed:
+        if self._socket.fileno() < 0:
             raise lost(self.path)
         try:
             self._send(self._conversation.ask(question), value, fds)

@@ -63,9 +63,7 @@ class Conversation:
         self._extent: Extent | None = None  # of a message whose value has not arrived whole
         self._id = last_id  # of the last request; 0 is never one of ours
         self._question: Question | None = None  # the open request
-        self._known: Head | None = (
-            None  # what the message at 0 may begin with, unless the scanner has begun with it
-        )
+        self._known: Head | None = None  # what may have arrived, unless the scanner has begun with it
 
     def ask(self, question: Question) -> bytes:
         """Return the bytes of a request; if it was made for a value, those must follow them."""

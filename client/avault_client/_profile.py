@@ -134,7 +134,9 @@ def _names(answer: Answer, key: str) -> list[str]:
 
 
 def _wait_from_environment() -> float:
-    text = os.environ.get("AVAULT_WAIT") or "0"
+    text = os.environ.get("AVAULT_WAIT")
+    if not text:
+        return 0.0
     try:
         seconds = float(text)
     except ValueError:

@@ -7,7 +7,6 @@ from time import sleep
 
 from avault_protocol import DaemonUnavailableError, LockedError
 
-from ._inject import Injected
 from ._lines import Lines
 from ._profile import TIMEOUT, Grants, Profile, checked, grants_in, is_granted, secret_in
 from ._question import Question
@@ -108,6 +107,8 @@ class Vault:
 
     def inject(self) -> Mapping[str, str]:
         """Return the declared secrets as a read-only mapping of names to text; see `Injected`."""
+        from ._inject import Injected
+
         return Injected(self)
 
     def close(self) -> None:

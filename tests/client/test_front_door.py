@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import avault_client
 import avault_protocol
 from avault_client import AvaultError
@@ -43,10 +45,21 @@ def test_every_error_of_the_protocol_is_at_the_front_door() -> None:
 
 def test_nothing_is_offered_by_accident() -> None:
     offered = {name for name in vars(avault_client) if not name.startswith("_")}
-    own = {"Grants", "Injected", "Secret", "UndeclaredSecretError", "Vault", "AvaultError", "TYPE_CHECKING"}
+    own = {"Grants", "Secret", "Vault", "AvaultError", "TYPE_CHECKING"}
     errors = {error.__name__ for error in avault_protocol.ERRORS.values()}
-    modules = {"testing", "cli", "AsyncVault"}  # if something else has imported them
+    modules = {"testing", "cli"}  # if something else has imported them
     assert offered - modules == own | errors
+
+
+@pytest.mark.parametrize("name", ["AsyncVault", "Injected", "UndeclaredSecretError"])
+def test_what_not_everybody_needs_is_there_when_it_is_asked_for(name: str) -> None:
+    code = f"import avault_client as a; print({name!r} in vars(a)); from avault_client import {name}; print({name}.__name__)"
+    assert in_a_fresh_interpreter(code).split() == ["False", name]
+
+
+def test_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = avault_client.Nonsense  # type: ignore[attr-defined]
 
 
 def test_importing_it_imports_nothing_heavy() -> None:
