@@ -74,6 +74,27 @@ def test_ten_wrong_ones_a_minute_even_with_right_ones_between() -> None:
     throttle.check(1000)
 
 
+def test_what_a_lock_cut_short_fills_the_minute_and_delays_nothing_before() -> None:
+    clock = Clock()
+    throttle = Throttle(clock)
+    for _ in range(PER_MINUTE):
+        throttle.check(1000)
+        throttle.interrupted(1000)
+    with pytest.raises(ThrottledError, match="wait 60 s"):
+        throttle.check(1000)
+    throttle.check(1001)
+    clock.now += 60
+    throttle.check(1000)
+
+
+def test_what_a_lock_cut_short_is_remembered_while_others_miss() -> None:
+    throttle = Throttle(Clock())
+    for _ in range(PER_MINUTE):
+        throttle.interrupted(1000)
+        throttle.failed(1001)
+    assert not is_free(throttle, 1000)
+
+
 def test_a_uid_that_stays_quiet_starts_anew() -> None:
     clock = Clock()
     throttle = Throttle(clock)

@@ -3,6 +3,9 @@
 After each wrong passphrase a uid waits: 1 s, then twice as long each time, at most 30 s; and it has at most ten wrong
 ones in any minute. Others are not delayed, whatever one uid does. A right passphrase ends the wait; it does not empty
 the minute, or someone who knows one passphrase could guess another without limit.
+
+A check that a lock cuts short counts for the minute too: anyone with the socket may lock, and of two slots the first has
+been tried by then. It makes nobody wait before the minute is full, since it may be another who locks.
 """
 
 from __future__ import annotations
@@ -54,13 +57,20 @@ class Throttle:
 
     def failed(self, uid: int) -> None:
         """Note a wrong passphrase of *uid*."""
+        self._missed(uid).in_a_row += 1
+
+    def interrupted(self, uid: int) -> None:
+        """Note a passphrase of *uid* of which a lock kept the daemon from saying whether it was right."""
+        self._missed(uid)
+
+    def _missed(self, uid: int) -> _Misses:
         now = self._clock()
         self._forget(now)
         misses = self._misses.pop(uid, None) or _Misses()
         self._misses[uid] = misses
-        misses.in_a_row += 1
         misses.latest = now
         misses.times.append(now)
+        return misses
 
     def succeeded(self, uid: int) -> None:
         """Note a right passphrase of *uid*."""

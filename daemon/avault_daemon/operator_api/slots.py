@@ -13,6 +13,7 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     DeniedError,
+    LockedError,
     ProofRequiredError,
     WrongPassphraseError,
 )
@@ -80,8 +81,9 @@ async def _guess(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
         turn.progress("deriving the key")
         try:
             slot = await check()
-        except WrongPassphraseError as error:
-            core.throttle.failed(uid)
+        except (WrongPassphraseError, LockedError) as error:
+            miss = core.throttle.interrupted if isinstance(error, LockedError) else core.throttle.failed
+            miss(uid)
             core.gate.refuse(turn.caller, "passphrase", error)
             core.record.flush()
             raise
