@@ -1,6 +1,7 @@
 """Attackers on a real daemon get nothing that is not theirs; each beside somebody who does the same, and may.
 
-Two services: one as a system service is, under a uid of its own with agents under others, and one as a user's.
+Two services: one as a system service is, under a uid of its own with agents under others, and one as a user's. How one
+may try to pass for an agent is in tests/faults/test_attestation.py.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +20,7 @@ import pytest
 
 from avault_daemon.serving.inbox import MAX_DESCRIPTORS
 from avault_protocol import METHODS, OPERATOR, limits, pack_request
-from support.attackers import ENDED, Line, Puppet, agent_in, hello
+from support.attackers import ENDED, Line, Puppet, hello
 from support.attacks import ATTACKS, SPARE_UID, attack
 from support.pids import end, needs_pids
 from support.services import DAEMON, PASSPHRASE, Service, system_service, user_service
@@ -183,18 +183,6 @@ def test_a_connection_ends_with_the_process_that_made_it(
     heir.die()
 
 
-def test_an_heir_is_not_served_in_the_moment_of_the_death(service: Service, start: Start) -> None:
-    """The daemon learns of the death and of the heir's request at once, and in any order."""
-    for _ in range(12):
-        parent = agent_of(service, start)
-        heir = parent.fork()
-        with busy(service):
-            parent.die()
-            heir.ask("get_secret", {"name": "TOKEN"})
-        assert heir.hear() == ENDED
-        heir.die()
-
-
 def test_an_operators_heir_is_not_served_in_the_moment_of_the_death(service: Service, start: Start) -> None:
     for _ in range(8):
         parent = start(CLERK, groups=(DAEMON,))
@@ -244,25 +232,6 @@ def test_a_dead_agents_pid_is_worth_nothing(service: Service, start: Start) -> N
 
 
 @needs_pids
-def test_a_dead_callers_pid_is_worth_nothing_to_a_connection_that_waits(
-    service: Service, start: Start
-) -> None:
-    """It connected, died, and its pid is another's, all before the daemon looks at it."""
-    with busy(service):
-        caller = start(COBOT)
-        caller.connect(service.agent_socket)
-        heir = caller.fork()
-        caller.die()
-        namesake = start(COBOT, pid=caller.pid)
-        heir.ask("hello", hello())
-        namesake.connect(service.agent_socket)
-        namesake.ask("hello", hello())
-    assert heir.hear() in ("unknown_agent", ENDED)
-    assert namesake.hear()["agent"] == "cobot"
-    heir.die()
-
-
-@needs_pids
 def test_a_dead_agents_pid_is_worth_nothing_after_a_restart(start: Start) -> None:
     with system_service() as service:
         furnish(service)
@@ -294,28 +263,6 @@ def test_a_dead_agents_pid_is_worth_nothing_after_a_restart(start: Start) -> Non
 # --- programs that are trusted --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("uid", "outcomes"), [(STRANGER, ["unknown_agent", "bad_request"]), (COBOT, ["cobot", TOKEN])]
-)
-def test_becoming_a_trusted_program_changes_nothing(
-    service: Service, start: Start, uid: int, outcomes: list[str]
-) -> None:
-    """Send, fork, exec: by the time that the daemon looks, the pid is that of the trusted program.
-
-    It is told by its uid alone, to the agent's uid as well: the executable is no boundary, and never asked for.
-    """
-    puppet = start(uid)
-    with busy(service):
-        puppet.connect(service.agent_socket)
-        puppet.ask("hello", hello())
-        puppet.ask("get_secret", {"name": "TOKEN"})
-        listener = puppet.fork()
-        puppet.become(*TRUSTED)
-        assert os.path.samefile(f"/proc/{puppet.pid}/exe", TRUSTED[0])
-    assert [agent_in(listener.hear()), listener.hear()] == outcomes
-    listener.die()
-
-
 def test_becoming_another_program_after_hello_keeps_what_it_had(service: Service, start: Start) -> None:
     """One process all the time, so its connection goes on; that of a stranger gains nothing."""
     agent, stranger = agent_of(service, start), start(STRANGER)
@@ -326,69 +273,6 @@ def test_becoming_another_program_after_hello_keeps_what_it_had(service: Service
         puppet.become(*TRUSTED)
         assert (listener.get() if puppet is agent else listener.hello()) == after
         listener.die()
-
-
-PRELOADED = """
-#define _GNU_SOURCE
-#include <grp.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-__attribute__((constructor)) static void run(void) {
-    struct sockaddr_un name = {AF_UNIX};
-    char text[65536];
-    long n = read(0, text, sizeof text);
-    int line = socket(AF_UNIX, SOCK_STREAM, 0), uid = atoi(getenv("BE"));
-    if (setgroups(0, NULL) || setgid(uid) || setuid(uid)) _exit(1);
-    strncpy(name.sun_path, getenv("DAEMON"), sizeof name.sun_path - 1);
-    if (connect(line, (void *)&name, sizeof name) || write(line, text, n) != n) _exit(2);
-    shutdown(line, SHUT_WR);
-    while ((n = read(line, text, sizeof text)) > 0)
-        if (write(1, text, n) != n) _exit(3);
-    _exit(0);
-}
-"""
-IN_PYTHON = """
-import os, socket, sys
-uid = int(os.environ["BE"])
-os.setgroups([]); os.setgid(uid); os.setuid(uid)
-line = socket.socket(socket.AF_UNIX)
-line.connect(os.environ["DAEMON"])
-line.sendall(sys.stdin.buffer.read())
-line.shutdown(socket.SHUT_WR)
-while answer := line.recv(4096):
-    sys.stdout.buffer.write(answer)
-"""
-
-
-def preloaded(folder: Path) -> tuple[list[str], dict[str, str]]:
-    if shutil.which("cc") is None:
-        pytest.skip("making a library to preload needs a C compiler")
-    (folder / "evil.c").write_text(PRELOADED)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "evil.so", folder / "evil.c"], check=True)
-    return [*TRUSTED], {"LD_PRELOAD": str(folder / "evil.so")}
-
-
-def in_python(folder: Path) -> tuple[list[str], dict[str, str]]:
-    return [sys.executable, "-c", IN_PYTHON], {}
-
-
-@pytest.mark.parametrize("disguise", [preloaded, in_python])
-def test_a_trusted_program_that_is_made_to_ask_is_whoever_started_it(
-    service: Service, tmp_path: Path, disguise: Callable[[Path], tuple[list[str], dict[str, str]]]
-) -> None:
-    """Nothing tells such a program from an honest one, so nothing depends on it: only the uid counts."""
-    command, environ = disguise(tmp_path)
-    asked = pack_request(1, "hello", hello()) + pack_request(2, "get_secret", {"name": "TOKEN"})
-    said: dict[int, bytes] = {}
-    for uid in (STRANGER, COBOT):
-        env = {**environ, "DAEMON": str(service.agent_socket), "BE": str(uid)}
-        said[uid] = subprocess.run(command, input=asked, env=env, capture_output=True, check=True).stdout
-    assert TOKEN.encode() in said[COBOT]
-    assert b"unknown_agent" in said[STRANGER]
-    assert TOKEN.encode() not in said[STRANGER]
 
 
 # --- sockets of their own -------------------------------------------------------------------------------------------

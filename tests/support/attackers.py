@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -134,13 +134,18 @@ class Puppet:
         self._process = process
 
     @classmethod
-    def start(cls, uid: int, *, groups: Sequence[int] = (), pid: int | None = None) -> Puppet:
-        """Start one as *uid*, of its own group and of *groups*; with this *pid*, which is free, if it is said."""
+    def start(
+        cls, uid: int, *, groups: Sequence[int] = (), pid: int | None = None, under: Sequence[str] = ()
+    ) -> Puppet:
+        """Start one as *uid*, of its own group and of *groups*; with this *pid*, which is free, if it is said.
+
+        *under* is a command that runs another in its own process.
+        """
         from .pids import started_with
 
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
-        command = [sys.executable, "-P", __file__, str(its.fileno()), *map(str, (uid, *groups))]
+        command = [*under, sys.executable, "-P", __file__, str(its.fileno()), *map(str, (uid, *groups))]
         with its:
 
             def start() -> subprocess.Popen[bytes]:
@@ -153,7 +158,13 @@ class Puppet:
 
     def order(self, name: str, *arguments: object, fds: Sequence[int] = ()) -> tuple[Any, list[int]]:
         """Give an order; return what it said, and the descriptors that came with it."""
+        self._tell(name, *arguments, fds=fds)
+        return self._said(name)
+
+    def _tell(self, name: str, *arguments: object, fds: Sequence[int] = ()) -> None:
         socket.send_fds(self.control, [json.dumps([name, *arguments]).encode()], fds)
+
+    def _said(self, name: str) -> tuple[Any, list[int]]:
         data, got, _, _ = socket.recv_fds(self.control, MAX_ORDER, 4)
         assert data, f"the puppet died of {name}"
         return json.loads(data), list(got)
@@ -184,12 +195,19 @@ class Puppet:
         """Let it get a secret."""
         return self.call("get_secret", {"name": name})
 
-    def fork(self) -> Puppet:
-        """Let it fork twice, so that the grandchild is nobody's; return that, which has all that it had."""
+    def fork(self, before: Callable[[], object] = lambda: None) -> Puppet:
+        """Let it fork twice, so that the grandchild is nobody's; return that, which has all that it had.
+
+        *before* is called between the two.
+        """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
         with its:
-            self.order("fork", fds=[its.fileno()])
+            self._tell("fork", fds=[its.fileno()])
+        assert ours.recv(MAX_ORDER) == b"once"
+        before()
+        ours.send(b"twice")
+        self._said("fork")
         pid: int = json.loads(ours.recv(MAX_ORDER))
         return Puppet(ours, pid)
 
@@ -290,9 +308,12 @@ class _Obedience:
 
     def fork(self) -> None:
         control = socket.socket(fileno=self.fds[0])
+        control.set_inheritable(False)
         child = os.fork()
         if child == 0:
             os.setsid()
+            control.send(b"once")
+            control.recv(MAX_ORDER)
             if os.fork():
                 os._exit(0)
             self.control.close()

@@ -47,6 +47,7 @@ class ForkedDaemon:
     image: Path | None = None
     settings: Settings | None = None
     injected: bool = False
+    service: str = "user"
     arming: tuple[int, injection.Fault] | None = None
     injector: injection.Injector | None = None
     _process: ForkServerProcess | None = field(default=None, repr=False)
@@ -59,12 +60,18 @@ class ForkedDaemon:
     def alive(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
     def begin(self) -> Connection:
         """Start it; return where it says that it is ready."""
         ours, its = _FORKS.Pipe()
         self._process = _FORKS.Process(
             target=_live,
-            args=(self.folder, self.weakness, self.image, self.settings, self.injected, its),
+            args=(self.folder, self.weakness, self.image, self.settings, self.injected, self.service, its),
             daemon=True,
         )
         self._process.start()
@@ -75,10 +82,8 @@ class ForkedDaemon:
 
     def _inject(self, wire: Connection) -> None:
         listener = reduction.recv_handle(wire)
-        assert self._process is not None
-        assert self._process.pid is not None
         places = [self.folder / "home", self.folder / "state"]
-        self.injector = injection.Injector(listener, self._process.pid, places)
+        self.injector = injection.Injector(listener, self.pid, places)
         if self.arming is not None:
             self.injector.arm(*self.arming)
         wire.send("go on")
@@ -94,9 +99,7 @@ class ForkedDaemon:
 
     def send(self, signum: int) -> None:
         """Signal it."""
-        assert self._process is not None
-        assert self._process.pid is not None
-        os.kill(self._process.pid, signum)
+        os.kill(self.pid, signum)
 
     def stop(self, signum: int = signal.SIGKILL) -> None:
         """Signal it and wait until it is gone."""
@@ -126,8 +129,7 @@ class ForkedDaemon:
 
     def cut_the_power(self) -> None:
         """Let its disk forget what was not synced, and take no more."""
-        assert self._process is not None
-        disk = os.open(f"/proc/{self._process.pid}/root{self.folder}/disk", os.O_RDONLY)
+        disk = os.open(f"/proc/{self.pid}/root{self.folder}/disk", os.O_RDONLY)
         try:
             fcntl.ioctl(disk, _EXT4_IOC_SHUTDOWN, struct.pack("=I", _NOLOGFLUSH))
         finally:
@@ -140,6 +142,7 @@ def _live(
     image: Path | None,
     settings: Settings | None,
     injected: bool,
+    service: str,
     wire: Connection,
 ) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -157,7 +160,7 @@ def _live(
         _close_the_record(folder)
 
     signal.signal(signal.SIGUSR1, close_the_record)
-    trio.run(_serve, folder, settings, wire)
+    trio.run(_serve, folder, settings, service, wire)
 
 
 def _mount(folder: Path, image: Path) -> None:
@@ -185,7 +188,7 @@ def _close_the_record(folder: Path) -> None:
             os.close(int(entry.name))
 
 
-async def _serve(folder: Path, settings: Settings | None, wire: Connection) -> None:
-    async with open_house(folder, settings):
+async def _serve(folder: Path, settings: Settings | None, service: str, wire: Connection) -> None:
+    async with open_house(folder, settings, service=service):
         wire.send("ready")
         await trio.sleep_forever()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from .attackers import Puppet
+
+_PR_SET_CHILD_SUBREAPER = 36
 _LAST = Path("/proc/sys/kernel/ns_last_pid")
 
 needs_pids = pytest.mark.skipif(
@@ -36,6 +43,34 @@ def started_with(
         if process.pid == pid:
             return process
         end(process)
+    raise AssertionError(f"pid {pid} was not to be had")
+
+
+@contextmanager
+def orphanage() -> Generator[None]:
+    """Orphans are this process's meanwhile, so that it can reap them: a pid is free only then; PR_SET_CHILD_SUBREAPER(2const)."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def kill(puppet: Puppet) -> None:
+    """Kill a puppet that another forked; on return its pid is free. In an `orphanage`. Killing twice is fine."""
+    if puppet.control.fileno() >= 0:
+        puppet.die()
+        os.waitpid(puppet.pid, 0)
+
+
+def forked_with(pid: int, puppet: Puppet, *, tries: int = 1000) -> Puppet:
+    """Return a grandchild of *puppet* with the pid *pid*, which must be free. In an `orphanage`."""
+    for _ in range(tries):
+        grandchild = puppet.fork(lambda: _LAST.write_text(str(pid - 1)))
+        if grandchild.pid == pid:
+            return grandchild
+        kill(grandchild)
     raise AssertionError(f"pid {pid} was not to be had")
 
 

@@ -6,14 +6,24 @@ A weakness is put into a process that is thrown away (`support.forked`), or is t
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from avault_daemon.audit import Record
+from avault_daemon.callers import caller, processes
+from avault_daemon.callers.bindings import Bindings
+from avault_daemon.callers.policy import Agent, Caller, Selectors, Service
+from avault_daemon.callers.processes import Process, Processes
 from avault_daemon.files import ANEW, Files
+from avault_daemon.serving import server
 from avault_daemon.vault import eventlog
 from avault_daemon.vault.logfile import LogFile
 from avault_protocol import AuditFailedError
@@ -51,12 +61,62 @@ def _always(*_: object) -> bool:
     return True
 
 
+_fit = Selectors.fit
+
+
+def _or_by_program(program: str) -> Callable[[Selectors, Caller, Service], bool]:
+    """Take for the agent who runs *program*, too."""
+
+    def fit(self: Selectors, caller: Caller, service: Service) -> bool:
+        return caller.exe == program or _fit(self, caller, service)
+
+    return fit
+
+
+def _by_pid_alone(connection: socket.socket, socket_agent: str | None) -> tuple[Caller, Process]:
+    """Take the caller for whoever has its pid by now."""
+    connected, process = caller.identify(connection, socket_agent)
+    uid = os.stat(f"/proc/{connected.pid}").st_uid
+    return replace(connected, uid=uid), process
+
+
+def _opened_by_number(connection: socket.socket, pid: int) -> tuple[int, bool]:
+    return os.pidfd_open(pid), True
+
+
+def _innermost(path: str) -> str | None:
+    """Believe whoever made the cgroup, be it a user's manager or another unit."""
+    name = path.rpartition("/")[2]
+    return name if name.endswith(".service") else None
+
+
+def _bind_anyway(self: Bindings, agent: str, plugin: str, process: Process, instances: int = 1) -> None:
+    """Keep no plugin for the process that has it."""
+
+
+async def _no_deaths(self: Processes) -> list[Process]:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 WEAKNESSES: dict[str, list[Patch]] = {
     "in place": [(Files, "put_in_place", _over_it)],
     "unsynced": [(Files, "fsync", _nothing), (Files, "fdatasync", _nothing)],
     "hopeful": [(Files, "write_all", _write_and_hope)],
     "unrecorded": [(Record, "flush", _flush_and_hope)],
     "unanchored": [(LogFile, "_compare", _nothing)],
+    "by name": [(Agent, "fits", _always)],
+    "by sleep": [(Selectors, "fit", _or_by_program(os.path.realpath(shutil.which("sleep") or "")))],
+    "by python": [(Selectors, "fit", _or_by_program(os.path.realpath(sys.executable)))],
+    "by pid": [(caller, "_pidfd_of_peer", _opened_by_number), (server, "identify", _by_pid_alone)],
+    "by any unit": [(caller, "_outermost", _innermost)],
+    "unheld": [(Bindings, "bind", _bind_anyway)],
+    "deathless": [
+        (processes, "alive", _always),
+        (caller, "alive", _always),
+        (Processes, "deaths", _no_deaths),
+        (Bindings, "bind", _bind_anyway),
+    ],
     "credulous": [
         (eventlog, "_genuine", _always),
         (sys.modules["avault_daemon.audit.verify"], "signed_by", _always),
