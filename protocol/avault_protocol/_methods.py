@@ -40,7 +40,6 @@ ONCE: dict[str, str] = {
     UNLOCKING: "bad_request",
     UNLOCKED: "bad_request",
 }
-ONE_AT_A_TIME = {**WITH_A_VAULT, UNLOCKING: "busy"}
 RESTORING = {**ALWAYS, UNLOCKING: "busy"}
 
 
@@ -284,7 +283,7 @@ METHODS: dict[str, Method] = {
         Method(
             "unlock",
             OPERATOR,
-            ONE_AT_A_TIME,
+            WITH_A_VAULT,
             {"slot": Field(_agent, "only this slot", required=False)},
             takes_value=True,
         ),
@@ -296,7 +295,7 @@ METHODS: dict[str, Method] = {
             takes_value=True,
         ),
         # --- operator.sock, the operator's phone ------------------------------------------------------------
-        Method("phone_unlock", OPERATOR, ONE_AT_A_TIME, {"timeout": _PATIENCE}),
+        Method("phone_unlock", OPERATOR, WITH_A_VAULT, {"timeout": _PATIENCE}),
         Method(
             "phone_prove",
             OPERATOR,
@@ -322,7 +321,7 @@ METHODS: dict[str, Method] = {
         ),
         Method("phone_confirm", OPERATOR, UNLOCKED_ONLY, {"timeout": _PATIENCE}, proof=True),
         # --- operator.sock, the keyring of the desktop ------------------------------------------------------
-        Method("keyring_unlock", OPERATOR, ONE_AT_A_TIME),
+        Method("keyring_unlock", OPERATOR, WITH_A_VAULT),
         Method("keyring_add", OPERATOR, UNLOCKED_ONLY, proof=True),
         # --- operator.sock, the service manager ------------------------------------------------------------
         Method("credential_add", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True),

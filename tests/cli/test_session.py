@@ -66,7 +66,7 @@ def test_a_fetch_is_proven_too(source: Source) -> None:
         ("put", "unlocking", LockedError),
         ("put", "uninitialized", UninitializedError),
         ("deny", "uninitialized", UninitializedError),
-        ("unlock", "unlocking", BusyError),
+        ("restore_vault", "unlocking", BusyError),
     ],
 )
 def test_nobody_is_asked_for_a_passphrase_in_vain(method: str, state: str, error: type[Exception]) -> None:

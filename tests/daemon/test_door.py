@@ -26,7 +26,6 @@ from avault_protocol import (
     UNLOCKING,
     AvaultError,
     BadRequestError,
-    BusyError,
     CorruptError,
     InternalError,
     LockedError,
@@ -220,13 +219,46 @@ async def test_lock_discards_an_unlock_under_way(
         nursery.start_soon(locked_meanwhile)
         await gate.reached.wait()
         assert vault.state == UNLOCKING
-        with pytest.raises(BusyError):
-            await place.unlock(vault)
+        nursery.start_soon(locked_meanwhile)  # which waits for its turn
+        await trio.testing.wait_all_tasks_blocked()
         vault.lock()
         assert vault.state == LOCKED
         gate.go.set()
     assert (vault.state, place.arena.in_use) == (LOCKED, 0)
     await place.unlock(vault)
+    vault.close()
+
+
+@pytest.mark.parametrize("right", [False, True])
+async def test_an_unlock_waits_for_the_one_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    """Whoever guesses cannot have the owner refused; and who comes too late is told that it is done."""
+    place, vault = await make_vault(tmp_path)
+    vault.lock()
+    gate = Gate(monkeypatch, passphrases, "open_key", after=False)
+
+    async def first() -> None:
+        if right:
+            await place.unlock(vault)
+        else:
+            with pytest.raises(WrongPassphraseError):
+                await place.unlock(vault, "not the passphrase")
+
+    async def second() -> None:
+        if right:
+            with pytest.raises(BadRequestError, match="unlocked already"):
+                await place.unlock(vault)
+        else:
+            await place.unlock(vault)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await gate.reached.wait()
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.go.set()
+    assert vault.state == UNLOCKED
     vault.close()
 
 

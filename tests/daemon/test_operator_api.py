@@ -577,6 +577,15 @@ def _outcome(answer: Any) -> tuple[int, AvaultError | None]:
     return answer[0].id, answer[0].error
 
 
+async def test_two_who_unlock_at_once_are_both_served(house: House) -> None:
+    await (await filled(house)).call("lock")
+    peers = [await house.operator(proven=False) for _ in range(2)]
+    for peer in peers:
+        await peer.ask("unlock", {}, PASSPHRASE)
+    answers = [(await peer.answer())[0] for peer in peers]
+    assert sorted(bool(answer.result["already"]) for answer in answers) == [False, True]
+
+
 async def test_too_many_requests_at_once(house: House) -> None:
     await filled(house)
     peer = await house.operator(proven=False)

@@ -6,10 +6,15 @@ turned by hand: a second after as many attempts as there are connections.
 
 from __future__ import annotations
 
+import os
+import statistics
+import threading
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import trio
@@ -17,9 +22,11 @@ import trio
 from avault_daemon.callers.throttle import PER_MINUTE, Throttle
 from avault_daemon.slots import passphrase as passphrases
 from avault_protocol import AvaultError, Notification
+from support.attackers import Puppet
 from support.campaign import report, size
 from support.clock import Clock
 from support.house import PASSPHRASE, House, Peer, open_house
+from support.services import DAEMON, PASSPHRASE as RIGHT, Service, system_service
 
 LOG_N = 11
 """A derivation takes some milliseconds: long enough for other things to happen meanwhile."""
@@ -166,3 +173,67 @@ async def test_without_the_throttle_each_way_gets_more(
     busiest = busiest_minute(guesser.tried)
     report(f"control, no throttle, {way.__name__.replace('_', ' ')}: {busiest} in the busiest minute")
     assert busiest > PER_MINUTE
+
+
+# --- beside others, on a real daemon ----------------------------------------------------------------------------------
+
+
+class Nuisance:
+    """A process of *uid* that guesses on several connections for as long as the block lasts; `told` is what it heard."""
+
+    def __init__(self, service: Service, uid: int, method: str) -> None:
+        self.told: Counter[str] = Counter()
+        self._puppet = Puppet.start(uid, groups=(DAEMON,))
+        self._puppet.order("gather", str(service.operator_socket), CONNECTIONS)
+        self._method = method
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._guess)
+
+    def _guess(self) -> None:
+        while not self._over.is_set():
+            self._puppet.order("crowd_ask", self._method, {}, WRONG.decode())
+            answers = self._puppet.order("crowd_hear")[0]
+            self.told.update(answer if isinstance(answer, str) else "unlocked already" for answer in answers)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._puppet.die()
+
+
+def timed_unlock(service: Service, refused: Counter[str]) -> float:
+    """Unlock as the operator, again if that is refused; return how many seconds it took."""
+    service.open_desk()
+    began = time.monotonic()
+    while not isinstance(outcome := service.desk.call("unlock", {}, RIGHT), dict):
+        refused[outcome] += 1
+    return time.monotonic() - began
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several others")
+@pytest.mark.parametrize("method", ["prove", "unlock"])
+def test_the_operator_is_not_kept_from_unlocking(method: str) -> None:
+    """Each time beside a uid that has not guessed before, so that a key is being derived for it."""
+    alone: list[float] = []
+    beside: list[float] = []
+    told, refused = Counter[str](), Counter[str]()
+    with system_service() as service:
+        for number in range(size(2, 60)):
+            service.must("lock")
+            alone.append(timed_unlock(service, refused))
+            service.must("lock")
+            with Nuisance(service, 65001 + number, method) as nuisance:
+                beside.append(timed_unlock(service, refused))
+            told += nuisance.told
+    before, after = (statistics.median(times) * 1000 for times in (alone, beside))
+    report(
+        f"unlocks by the operator: {len(alone)} alone, {before:.0f} ms; {len(beside)} beside guesses by {method}, "
+        f"{after:.0f} ms, {max(beside) * 1000:.0f} at most: {after / before:.2f} times; refused: {dict(refused)}; "
+        f"the others were told {dict(told)}"
+    )
+    assert not refused
+    assert told["wrong_passphrase"] + told["unlocked already"] >= len(beside)

@@ -48,11 +48,17 @@ async def init(turn: Turn) -> Answer:
 async def unlock(turn: Turn) -> Answer:
     """Unlock; of an unlocked vault it says so, and proves nothing."""
     vault = turn.core.vault
+    already = Answer({"already": True, "slot": None, "vault": vault_key(turn)})
     if vault.state == UNLOCKED:
-        return Answer({"already": True, "slot": None, "vault": vault_key(turn)})
+        return already
     refuse_debugger()
-    with turn.passphrase() as passphrase:
-        slot = await _proof(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
+    try:
+        with turn.passphrase() as passphrase:
+            slot = await _proof(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
+    except BadRequestError:
+        if vault.state == UNLOCKED:  # by another, while this waited for its turn
+            return already
+        raise
     await note(turn, "unlock")
     return Answer({"already": False, "slot": slot, "vault": vault_key(turn)})
 

@@ -5,7 +5,7 @@ How threads and the loop share a vault:
 - All fields are read and replaced on the loop's thread alone, between two awaits.
 - A transaction (encrypt, sign, append, fdatasync, anchor) runs in one worker thread, under one lock, and cannot be
   cancelled once it has begun: a caller that goes away leaves it to finish. The loop's view is replaced only afterwards.
-- A key derivation runs in a worker thread too, one at a time.
+- A key derivation runs in a worker thread too, one at a time. Unlocks wait for each other.
 - `lock` waits for neither: it zeroes the arena under them, and what they then come up with is discarded. A derivation
   is compared with the epoch in which it was asked for; a transaction has no key left to sign its commit with.
 - A transaction whose commit was signed before such a wipe is written, and counts, although the vault is locked by the
@@ -15,8 +15,8 @@ How threads and the loop share a vault:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,8 +82,9 @@ class Door:
         self._seal: Seal | None = None
         self._infos: dict[bytes, SecretInfo] = {}
         self._switching = False
+        self._opening = trio.Lock()
         self._writing = trio.Lock()
-        # Never asked for first and `_writing` second: who holds `_writing` may wait for `_deriving`.
+        # Asked for last: who holds `_writing`, or `_opening`, may wait for it.
         self._deriving = trio.Lock()
 
     # --- what everyone may know ---------------------------------------------------------------------------------
@@ -223,48 +224,59 @@ class Door:
     ) -> str:
         """Unlock by the slot *slot*, or by whichever of *kind* the passphrase opens; return its id.
 
-        `WrongPassphraseError`; `NotFoundError`: no such slot; `BusyError`: another unlock is under way; `LockedError`:
-        it was locked meanwhile; `CorruptError`: what the slot holds is not this vault's key. Cancelled while it waits
-        for another derivation it is as if never asked for; later it goes on.
+        `WrongPassphraseError`; `NotFoundError`: no such slot; `BadRequestError`: it is unlocked; `LockedError`: it was
+        locked meanwhile; `CorruptError`: what the slot holds is not this vault's key. Unlocks wait for each other, in
+        their order. Cancelled while it waits for another derivation it is as if never asked for; later it goes on.
         """
-        self._check_there()
-        if self.state == UNLOCKING:
-            raise BusyError("the vault is being unlocked")
-        if self.state == UNLOCKED:
-            raise BadRequestError("the vault is unlocked already")
-        before = self.epoch
-        self._to("try")
-        try:
-            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot, kind), close_key)
-            self._enter(seal, "opened")
-        except BaseException:
-            if self.epoch == before:
-                self._to("failed")
-            raise
+        async with self._turn_to_unlock():
+            before = self.epoch
+            self._to("try")
+            try:
+                seal, opened_by = await self._derive(
+                    lambda: self._open_slot(passphrase, slot, kind), close_key
+                )
+                self._enter(seal, "opened")
+            except BaseException:
+                if self.epoch == before:
+                    self._to("failed")
+                raise
         return opened_by
 
-    def unlock_with(self, key: SecretKey, slot: str) -> None:
+    async def unlock_with(self, key: SecretKey, slot: str) -> None:
         """Unlock with the key that *slot*, of another type than a passphrase, gave; takes *key* over.
 
-        `BusyError`, `BadRequestError`: it is being unlocked, or is; `CorruptError`: it is the key of another vault.
+        `BadRequestError`: it is unlocked; `LockedError`: it was locked while this waited for its turn; `CorruptError`: it
+        is the key of another vault.
         """
-        try:
+        with ExitStack() as undo:
+            undo.callback(key.close)
+            async with self._turn_to_unlock():
+                if key.public != self.public:
+                    raise CorruptError(f"slot {slot} holds the key of another vault")
+                undo.pop_all()
+                self._to("try")
+                try:
+                    self._enter(Seal(self._arena, key), "opened")
+                except BaseException:
+                    self._to("failed")
+                    raise
+
+    @asynccontextmanager
+    async def _turn_to_unlock(self) -> AsyncGenerator[None]:
+        """Wait until no other unlock is under way, then see that there is something to unlock.
+
+        Nobody is refused for another's unlock, or whoever guesses could keep the owner out.
+        """
+        before = self.epoch
+        async with self._opening:
             self._check_there()
+            if self.epoch != before:
+                raise LockedError("the vault was locked meanwhile")
             if self.state == UNLOCKING:
-                raise BusyError("the vault is being unlocked")
+                raise BusyError("the vault is being made")
             if self.state == UNLOCKED:
                 raise BadRequestError("the vault is unlocked already")
-            if key.public != self.public:
-                raise CorruptError(f"slot {slot} holds the key of another vault")
-        except BaseException:
-            key.close()
-            raise
-        self._to("try")
-        try:
-            self._enter(Seal(self._arena, key), "opened")
-        except BaseException:
-            self._to("failed")
-            raise
+            yield
 
     async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
         """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""
