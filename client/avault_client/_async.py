@@ -133,19 +133,26 @@ class AsyncVault:
                     pass  # as after a restart of the daemon; the new one gets its own hello
             if self._shared is not None:
                 self._end(self._shared)
-            self._shared = await self._connect()
-            return checked(await self._shared.call(question))
+            self._shared = await self._new()
+            return checked(await self._shared.call(question, hello=self._profile.hello()))
 
     async def _connect(self) -> AsyncConnection:
         """Return a new connection on which hello has been said."""
+        connection = await self._new()
+        try:
+            checked(await connection.call(self._profile.hello()))
+        except BaseException:
+            self._end(connection)
+            raise
+        return connection
+
+    async def _new(self) -> AsyncConnection:
         if self._closed:
             raise ValueError("the vault is closed")
-        profile = self._profile
-        connection = AsyncConnection(profile.path(), profile.timeout)
+        connection = AsyncConnection(self._profile.path(), self._profile.timeout)
         self._open.add(connection)
         try:
             await connection.connect()
-            checked(await connection.call(Question("hello", profile.hello())))
         except BaseException:
             self._end(connection)
             raise

@@ -53,15 +53,17 @@ class AsyncConnection:
                 raise unreachable(self._path, failure)
             await anyio.sleep(pause)
 
-    async def call(self, question: Question, longer: float = 0.0) -> Answer:
+    async def call(self, question: Question, longer: float = 0.0, *, hello: Question | None = None) -> Answer:
         """Ask, and return the answer, which may be an error and may take *longer* seconds than others.
+
+        *hello* goes before it; an error that is the answer to that is raised.
 
         Raises as the blocking `Connection.call`. After any exception, cancellation too, the connection is closed.
         """
         timeout = self._timeout + longer
         try:
             with anyio.fail_after(timeout):
-                await self._send(self._conversation.ask(question))
+                await self._send(self._conversation.ask(question, hello))
                 while isinstance(event := await self._event(), Notification):
                     pass
                 return event

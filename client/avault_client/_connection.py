@@ -104,8 +104,9 @@ class Connection:
         value: memoryview | None = None,
         fds: Sequence[int] = (),
         notified: Notified | None = None,
+        hello: Question | None = None,
     ) -> Answer:
-        """Ask, and return the answer, which may be an error.
+        """Ask, and return the answer, which may be an error; with *hello* before it, whose error is raised.
 
         It may take *timeout* seconds (`FOR_EVER` is one). *value* is sent from where it lies; *fds*
         are passed along with the first byte. Notifications that come before the answer go to *notified*.
@@ -116,7 +117,7 @@ class Connection:
         if self._socket.fileno() < 0:
             raise lost(self.path)
         try:
-            self._send(self._conversation.ask(question), value, fds)
+            self._send(self._conversation.ask(question, hello), value, fds)
             return self._receive(timeout, notified)
         except BaseException:
             self.close()

@@ -51,7 +51,7 @@ class Conversation:
     After any exception but those of `ask` the stream is of no more use: `close`, and close the connection.
     """
 
-    __slots__ = ("_extent", "_id", "_known", "_most", "_question", "_scanner", "_stop", "buffer")
+    __slots__ = ("_extent", "_hello_id", "_id", "_known", "_most", "_question", "_scanner", "_stop", "buffer")
 
     def __init__(
         self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUE, last_id: int = 0
@@ -63,16 +63,22 @@ class Conversation:
         self._extent: Extent | None = None  # of a message whose value has not arrived whole
         self._id = last_id  # of the last request; 0 is never one of ours
         self._question: Question | None = None  # the open request
+        self._hello_id: int | None = None  # of a hello that went before it and is open too
         self._known: Head | None = None  # what may have arrived, unless the scanner has begun with it
 
-    def ask(self, question: Question) -> bytes:
-        """Return the bytes of a request; if it was made for a value, those must follow them."""
+    def ask(self, question: Question, hello: Question | None = None) -> bytes:
+        """Return the bytes of a request; if it was made for a value, those must follow them.
+
+        *hello* goes before it, so that both take one way to the daemon and back. Of its answer nothing is said, unless
+        it is an error: then that is raised, and there is none to *question*.
+        """
         if self._question is not None:
             raise RuntimeError("a request is open on this connection")
         self._question = question
         self._known = None if self._stop else question.answered
+        before = b"" if hello is None else self._greeting(hello)
         self._id = self._id % MAX_ID + 1
-        return question.under(self._id)
+        return before + question.under(self._id)
 
     def space(self) -> bytearray | memoryview:
         """Return where the next bytes belong. It is never empty."""
@@ -104,6 +110,9 @@ class Conversation:
         head = self.buffer[: extent.head_end]
         message = unpack_head(head, extent.has_value)
         if isinstance(message, Response):
+            if message.id == self._hello_id:
+                self._greeted(message, extent)
+                return self.next_event()
             return self._answer(message, head, extent)
         if isinstance(message, Notification):
             self._drop(extent.end)
@@ -114,11 +123,23 @@ class Conversation:
         """Wipe what has arrived."""
         wipe(self.buffer)
 
+    def _greeting(self, hello: Question) -> bytes:
+        self._id = self._hello_id = self._id % MAX_ID + 1
+        return hello.under(self._id)
+
+    def _greeted(self, response: Response, extent: Extent) -> None:
+        if response.error is not None:
+            raise response.error
+        if extent.has_value:
+            raise BadRequestError("the daemon sent a value where none was due")
+        self._hello_id = None
+        self._drop(extent.end)
+
     def _answer(self, response: Response, head: bytearray, extent: Extent) -> Answer:
         if response.id == 0 and response.error is not None:
             raise response.error
         question = self._question
-        if response.id != self._id or question is None:
+        if response.id != self._id or question is None or self._hello_id is not None:
             raise BadRequestError("the daemon answered a request that is not open")
         due = question.returns_value and response.error is None
         if extent.has_value is not due:

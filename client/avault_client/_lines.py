@@ -83,22 +83,25 @@ class Lines:
             except ConnectionLostError:
                 pass  # as after a restart of the daemon; the new one gets its own hello
             self._end(self._shared)
-        self._shared = self._connect()
-        return self._shared.call(question, timeout=timeout)
+        self._shared = self._new()
+        return self._shared.call(question, timeout=timeout, hello=self._profile.hello())
 
     def _connect(self) -> Connection:
         """Return a new connection on which hello has been said."""
-        profile = self._profile
-        connection = Connection(profile.path(), profile.timeout)
-        self._open.add(connection)
+        connection = self._new()
         try:
-            # `close` sets the flag before it looks at the set, so one of the two sees the other.
-            if self._closed:
-                raise ValueError("the vault is closed")
-            checked(connection.call(Question("hello", profile.hello()), timeout=profile.timeout))
+            checked(connection.call(self._profile.hello(), timeout=self._profile.timeout))
         except BaseException:
             self._end(connection)
             raise
+        return connection
+
+    def _new(self) -> Connection:
+        connection = Connection(self._profile.path(), self._profile.timeout)
+        self._open.add(connection)
+        if self._closed:  # `close` sets it before it looks at the set, so one of the two sees the other
+            self._end(connection)
+            raise ValueError("the vault is closed")
         return connection
 
     def _end_shared(self, waiting: bool) -> None:

@@ -59,14 +59,17 @@ class Profile:
         self.timeout = _checked_timeout(timeout)
         self._socket = socket
         self._questions: dict[str, Question] = {}
-        METHODS["hello"].check(self.hello())
+        METHODS["hello"].check(self._introduction())
 
     def path(self) -> str:
         """Return where the agents' socket is at this moment."""
         return agent_socket(self._socket)
 
-    def hello(self) -> dict[str, object]:
-        """Return the parameters of a hello."""
+    def hello(self) -> Question:
+        """Return what opens a connection."""
+        return Question("hello", self._introduction())
+
+    def _introduction(self) -> dict[str, object]:
         said: dict[str, object] = {
             "protocol": limits.PROTOCOL_VERSION,
             "plugin": self.plugin,

@@ -247,6 +247,69 @@ def test_a_head_over_the_limit_is_refused_while_it_arrives() -> None:
         feed(conversation, pack_response(1, {"granted": ["A" * 30] * 5}))
 
 
+HELLO = Question("hello", {"protocol": 1, "plugin": "p", "secrets": ["A"]})
+GET = Question("get_secret", {"name": "A"})
+
+
+def test_a_hello_goes_before_the_first_question_in_the_same_bytes() -> None:
+    decoder = Decoder()
+    decoder.feed(Conversation().ask(GET, HELLO))
+    requests = list(decoder)
+    assert [(request.id, request.method) for request in requests if isinstance(request, Request)] == [
+        (1, "hello"),
+        (2, "get_secret"),
+    ]
+
+
+def test_of_a_hello_nothing_is_said_wherever_the_bytes_are_cut() -> None:
+    told = pack_notification("locked", {})
+    stream = pack_response(1, {"protocol": 1}) + told + pack_response(2, {"name": "A"}, len(VALUE)) + VALUE
+    for cut in range(len(stream)):
+        conversation = Conversation()
+        conversation.ask(GET, HELLO)
+        notification, answer = feed(conversation, stream[:cut]) + feed(conversation, stream[cut:])
+        assert isinstance(notification, Notification)
+        assert isinstance(answer, Answer)
+        assert value_of(answer) == VALUE
+        assert not any(left_in(conversation))
+        conversation.ask(GET)
+        again = only_answer(conversation, pack_response(3, {"name": "A"}, len(VALUE)) + VALUE)
+        assert value_of(again) == VALUE
+
+
+def test_a_hello_that_is_refused_is_the_error_and_no_answer_follows() -> None:
+    conversation = Conversation()
+    conversation.ask(GET, HELLO)
+    stream = pack_error(1, BusyError("no room")) + pack_response(2, {"name": "A"}, len(VALUE)) + VALUE
+    with pytest.raises(BusyError, match="no room"):
+        feed(conversation, stream)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (pack_response(2, {}, 1) + b"x", "not open"),  # the question's, before the hello's
+        (2 * pack_response(1, {}), "not open"),
+        (pack_response(3, {}), "not open"),
+        (pack_response(1, {}, 1) + b"x", "where none was due"),
+    ],
+)
+def test_what_is_no_answer_to_a_hello_is_an_error(data: bytes, said: str) -> None:
+    conversation = Conversation()
+    conversation.ask(GET, HELLO)
+    with pytest.raises(BadRequestError, match=said):
+        feed(conversation, data)
+
+
+@pytest.mark.parametrize("last_id", [MAX_ID - 2, MAX_ID - 1, MAX_ID])
+def test_a_hello_and_its_question_have_ids_of_one_byte(last_id: int) -> None:
+    conversation = Conversation(last_id=last_id)
+    conversation.ask(GET, HELLO)
+    first, second = last_id % MAX_ID + 1, (last_id + 1) % MAX_ID + 1
+    stream = pack_response(first, {}) + pack_response(second, {}, len(VALUE)) + VALUE
+    assert value_of(only_answer(conversation, stream)) == VALUE
+
+
 def test_ids_begin_again_at_one() -> None:
     """0 is never an id of ours: the daemon answers under it what it could not read."""
     conversation = Conversation(last_id=MAX_ID - 1)
