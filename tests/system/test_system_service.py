@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 
-from support.host import PYTHON, Host
+from support.campaign import report
+from support.host import PYTHON, SUPPORT, Host
 from support.units import Installed
 
 GET = """
@@ -38,15 +40,75 @@ def test_a_unit_gets_what_is_granted_to_it_and_another_gets_nothing(system_servi
     )
 
 
-def test_a_users_own_manager_cannot_take_the_name_of_a_unit(
-    system_service: Installed, user_service: Installed
-) -> None:
-    host, user = system_service.host, user_service.user
-    system_service.make_vault(TOKEN="7250119083:AAF-a-token")
-    system_service.grant("cobot/telegram", "TOKEN", units=["cobot.service"])
-    command = ["systemd-run", "--user", "--quiet", "--wait", "--pipe", "--unit=cobot.service"]
-    program = [f"--setenv=AVAULT_RUNTIME_DIR={system_service.runtime_dir}", PYTHON, "-c", GET]
-    assert host.run(*command, *program, user=user).stdout == "unknown_agent\n"
+# Ways to pass for cobot.service as its own uid, which has a manager of its own: what a process of it runs.
+UNIT = "cobot.service"
+AS_UNIT = f"/sys/fs/cgroup/system.slice/{UNIT}"
+MOVE = f'echo 0 >{AS_UNIT}/cgroup.procs; exec "$@"'
+NEST = f'mkdir $0/{UNIT} && echo 0 >$0/{UNIT}/cgroup.procs; exec "$@"'
+DELEGATED = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--property=Delegate=yes")
+NOT_STARTED = "trusted name asked of the system's manager"
+WAYS: dict[str, Callable[[str], list[str]]] = {
+    "stranger": lambda user: [],
+    "trusted name in the user's manager": lambda user: [
+        *("systemd-run", "--user", "--quiet", "--wait", "--pipe", "--collect", f"--unit={UNIT}"),
+        "--setenv=AVAULT_RUNTIME_DIR=/run/avault",
+    ],
+    NOT_STARTED: lambda user: [
+        "systemd-run",
+        "--wait",
+        "--pipe",
+        f"--unit={UNIT}",
+    ],
+    "moved cgroup": lambda user: ["sh", "-c", MOVE, "sh"],
+    "double fork": lambda user: ["sh", "-c", '(setsid "$@" &) | cat', "sh"],
+}
+AS_ROOT: dict[str, Callable[[str], list[str]]] = {
+    "another unit": lambda user: [*DELEGATED, f"--uid={user}", "--unit=other.service"],
+    "moved cgroup, from a unit that has its own": lambda user: [
+        *(*DELEGATED, f"--uid={user}", "--unit=other.service", "sh", "-c", MOVE, "sh"),
+    ],
+    "trusted name below another unit": lambda user: [
+        *(*DELEGATED, f"--uid={user}", "--unit=other.service"),
+        *("sh", "-c", NEST, "/sys/fs/cgroup/system.slice/other.service"),
+    ],
+}
+"""Units that root has made for that uid, as it would any; what runs in them is the attacker's."""
+GIVEN = "7250119083:AAF-a-token"
+
+
+def said_to(service: Installed, user: str) -> dict[str, str]:
+    """Try each way as *user*; return what each is told. The unit itself, which is there meanwhile, gets the secret."""
+    host = service.host
+    host.run("systemd-run", "--collect", f"--unit={UNIT}", f"--uid={user}", "sleep", "1000")
+    here = {"AVAULT_RUNTIME_DIR": service.runtime_dir}  # it has a service of its own, too
+    tried = {
+        way: host.run(*command(user), PYTHON, "-c", GET, user=who, env=here, check=False)
+        for ways, who in ((WAYS, user), (AS_ROOT, None))
+        for way, command in ways.items()
+    }
+    host.run("systemctl", "stop", UNIT)
+    assert asked_by(host, UNIT, user) == f"{GIVEN}\n"
+    return {way: done.stdout.strip() for way, done in tried.items()}
+
+
+def test_no_way_passes_for_a_unit(system_service: Installed, user_service: Installed) -> None:
+    system_service.make_vault(TOKEN=GIVEN)
+    system_service.grant("cobot/telegram", "TOKEN", units=[UNIT])
+    outcomes = said_to(system_service, user_service.desk_user)
+    report(f"passing for a unit of a real systemd: {outcomes}; the unit itself gets it")
+    assert outcomes.pop(NOT_STARTED) == ""
+    assert set(outcomes.values()) == {"unknown_agent"}
+
+
+def test_who_believes_any_unit_is_deceived(system_service: Installed, user_service: Installed) -> None:
+    weakened = f"{PYTHON} -P {SUPPORT}/weakened.py 'by any unit' --runtime-dir=/run/avault"
+    system_service.drop_in(f"[Service]\nExecStart=\nExecStart={weakened}\n")
+    system_service.make_vault(TOKEN=GIVEN)
+    system_service.grant("cobot/telegram", "TOKEN", units=[UNIT])
+    outcomes = said_to(system_service, user_service.desk_user)
+    deceived = [way for way, told in outcomes.items() if told == GIVEN]
+    report(f"control, it believes any unit: {deceived}")
+    assert deceived == ["trusted name in the user's manager", "trusted name below another unit"]
 
 
 def test_a_uid_and_a_unit_must_both_fit(system_service: Installed, host: Host) -> None:
