@@ -41,6 +41,8 @@ from ._messages import (
     pack_notification as pack_notification,
     pack_request as pack_request,
     pack_response as pack_response,
+    pack_result as pack_result,
+    respond as respond,
     unpack_head as unpack_head,
 )
 from ._methods import (

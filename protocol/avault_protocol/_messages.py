@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 MAX_ID = 2**32 - 1
 _NIL = b"\xc0"
+_BEFORE_RESULT = 8
+"""Bytes of a response before its result, at most."""
 
 
 class Request:
     """A call of *method*, to be answered under *id* (0 to 2**32 - 1).
 
     *params* is what was sent in the place of the map of parameters, for `Method.check` to check; None where there was
-    no such place.
+    no such place. *again*: a `Decoder` has given out these very *params* before, with the same *method*.
     """
 
-    __slots__ = ("has_value", "id", "method", "params")
+    __slots__ = ("again", "has_value", "id", "method", "params")
 
-    def __init__(self, id: int, method: str, params: object, has_value: bool) -> None:
+    def __init__(
+        self, id: int, method: str, params: object, has_value: bool, *, again: bool = False
+    ) -> None:
+        self.again = again
         self.id = id
         self.method = method
         self.params = params
@@ -126,9 +131,24 @@ def pack_request(id: int, method: str, params: Mapping[str, object], value_size:
 
 def pack_response(id: int, result: Mapping[str, object], value_size: int | None = None) -> bytes:
     """Return a response, up to the header of its value if *value_size* is given: the value's bytes go next."""
-    if value_size is None:
-        return _checked(pack([1, id, None, result]))
-    return _checked(_before_value([1, id, None, [result, None]], value_size))
+    return _checked(respond(id, _result(result, value_size)))
+
+
+def pack_result(result: Mapping[str, object], value_size: int | None = None) -> bytes:
+    """Return what `respond` makes a response of; it may be used for any number of them."""
+    packed = _result(result, value_size)
+    _checked(bytes(_BEFORE_RESULT) + packed)
+    return packed
+
+
+def _result(result: Mapping[str, object], value_size: int | None) -> bytes:
+    return pack(result) if value_size is None else _before_value([result, None], value_size)
+
+
+def respond(id: int, result: bytes) -> bytes:
+    """Return the response to the request *id*; *result* is what `pack_result` has returned."""
+    # An id above 127 is given four bytes, whether it needs them or not.
+    return b"\x94\x01" + (bytes((id,)) if id < 128 else b"\xce" + id.to_bytes(4, "big")) + _NIL + result
 
 
 def pack_error(id: int, error: AvaultError) -> bytes:

@@ -97,6 +97,11 @@ class Scanner:
         self._max_value = max_value
         self._state = _FRESH
 
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the next message has been passed."""
+        return self._state[0] > 0
+
     def scan(self, buffer: Buffer, start: int, stop: int) -> Extent | None:
         """Return where the message at *start* lies, or None if its head is not complete in ``buffer[start:stop]``.
 

@@ -454,7 +454,7 @@ async def test_a_file_that_cannot_be_used(
         with pytest.raises(error):
             await attempt(vault, PASSPHRASE)
     with pytest.raises(error):
-        vault.open_value("A")
+        vault.value("A")
     with pytest.raises(BadRequestError):
         await place.init(vault)
     vault.lock()

@@ -49,7 +49,7 @@ class FakeVault:
         self.looked_up: list[str] = []
         self.error: AvaultError | None = None
 
-    def open_value(self, name: str, version: int | None = None) -> Opened:
+    def value(self, name: str, version: int | None = None) -> Opened:
         self.looked_up.append(name)
         if self.error is not None:
             raise self.error

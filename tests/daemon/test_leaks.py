@@ -28,9 +28,9 @@ from avault_daemon.keyring.oskeyring import Keyring
 from avault_daemon.memory.arena import Arena
 from avault_daemon.operator_api.conversation import HANDLERS
 from avault_daemon.operator_api.turn import Turn
-from avault_daemon.serving import connection
 from avault_daemon.serving.agent_api import AgentConversation
 from avault_daemon.serving.conversation import Answer
+from avault_daemon.serving.outbox import Outbox
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AGENT,
@@ -525,8 +525,6 @@ def faulty(
     """Return *real*, which does all its work and then meets an exception that tells every value there is."""
 
     def fail(answer: object) -> None:
-        if isinstance(answer, Answer) and answer.opened is not None:
-            answer.opened.release()
         lab.look_at_objects()
         happened.append(fault(" ".join(raw.decode() for raw in lab.needles.values.values())))
         raise happened[-1]
@@ -583,7 +581,7 @@ async def test_an_exception_on_the_way_out(lab: Lab, monkeypatch: pytest.MonkeyP
         raise RuntimeError(" ".join(raw.decode() for raw in lab.needles.values.values()))
 
     with monkeypatch.context() as patch:
-        patch.setattr(connection, "_queue", queue)
+        patch.setattr(Outbox, "answer", queue)
         for peer, name in ((agent, "get_secret"), (operator, "reveal")):
             with pytest.raises(EOFError):
                 await lab.call(peer, name, CALLS[name])

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from avault_daemon.memory.arena import Slot
-from avault_daemon.serving.connection import MAX_OPERATOR_REQUESTS
+from avault_daemon.serving.operator_connection import MAX_REQUESTS
 from avault_protocol import (
     METHODS,
     OPERATOR,
@@ -590,7 +590,7 @@ async def test_too_many_requests_at_once(house: House) -> None:
     await filled(house)
     peer = await house.operator(proven=False)
     one = pack_request(1, "prove", {}, len(PASSPHRASE)) + PASSPHRASE
-    await peer.send(one * (MAX_OPERATOR_REQUESTS + 1))
+    await peer.send(one * (MAX_REQUESTS + 1))
     assert isinstance(await peer.closed(), BusyError)
 
 

@@ -139,7 +139,8 @@ async def test_a_death_is_told_once(processes: Processes) -> None:
     processes.join(find(living.pid))
     assert processes.dead() == []
     end(dying)
-    assert await processes.deaths() == [process]
+    await processes.death()
+    assert processes.dead() == [process]
     assert processes.dead() == []
     end(living)
 
@@ -150,14 +151,15 @@ async def test_waiting_for_deaths_loses_none_when_cancelled(
     dying = sleeper()
     process = processes.join(find(dying.pid))
     with trio.move_on_after(1) as scope:
-        await processes.deaths()
+        await processes.death()
     assert scope.cancelled_caught
     end(dying)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await processes.deaths()
+        await processes.death()
     assert scope.cancelled_caught
-    assert await processes.deaths() == [process]
+    await processes.death()
+    assert processes.dead() == [process]
 
 
 def test_one_that_left_is_not_told_of(processes: Processes) -> None:

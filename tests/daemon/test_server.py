@@ -17,7 +17,7 @@ import trio.testing
 
 from avault_daemon.callers.processes import Process
 from avault_daemon.serving.agent_api import AgentConversation
-from avault_daemon.serving.connection import BATCH
+from avault_daemon.serving.agents import ROUND
 from avault_daemon.serving.conversation import Answer, Wait
 from avault_daemon.serving.inbox import MESSAGE_TIMEOUT
 from avault_daemon.serving.outbox import MAX_QUEUED
@@ -102,7 +102,7 @@ async def test_who_sends_much_at_once_does_not_keep_others_waiting(
         return real(self, request, waited=waited)
 
     monkeypatch.setattr(AgentConversation, "handle", handle)
-    many = 10 * BATCH  # what the socket takes of answers that nobody reads yet
+    many = 10 * ROUND  # what the socket takes of answers that nobody reads yet
     await greedy.send(pack_request(7, "nonsense", {}) * many)  # one segment, so it is received at once
     await modest.call("grants")
     assert served.index("weather") < many
@@ -402,8 +402,9 @@ async def test_a_peer_that_does_not_read_is_disconnected_and_holds_no_arena(
     house.patience = math.inf
     big = b"x" * limits.MAX_VALUE
     await granted(house, TOKEN=big)
-    before = await idle_arena(house)
     polite = await house.agent()
+    assert (await polite.call("get_secret", {"name": "TOKEN"}))[1] == big
+    before = await idle_arena(house)  # the value that was asked for stays open, once
     deaf = await house.agent()
     request = pack_request(1, "get_secret", {"name": "TOKEN"})
     deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -493,9 +494,8 @@ async def test_a_flood_of_notifications_to_a_peer_that_does_not_read(house: Hous
     deaf = await house.agent()
     assert len(house.server.agents) == 1
     deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    (connection,) = house.server.agents
     for _ in range(20 * MAX_QUEUED):
-        connection.notify("rotated", {"name": "TOKEN"})
+        house.server.agents.tell("rotated", {"name": "TOKEN"})
     await trio.testing.wait_all_tasks_blocked()
     assert not house.server.agents
     assert (await operator.call("status"))["state"] == "unlocked"

@@ -83,11 +83,15 @@ async def test_what_was_put_is_there_after_a_restart(house: House) -> None:
 async def test_metadata_is_what_was_declared(house: House) -> None:
     house.place.clock.now += 60
     await house.place.put(house.vault, BLOB=b"AAEC", TEXT="x")
-    with house.vault.open_value("BLOB") as opened:
-        assert (opened.name, opened.version, opened.encoding) == ("BLOB", 1, "base64")
-        assert (opened.created, opened.size, bytes(opened.view)) == (1_700_000_060, 4, b"AAEC")
-        assert "AAEC" not in repr(opened)
-    assert opened.released
+    value = house.vault.value("BLOB")
+    assert (value.name, value.version, value.encoding) == ("BLOB", 1, "base64")
+    assert (value.size, bytes(value.view)) == (4, b"AAEC")
+    assert "AAEC" not in repr(value)
+    assert house.vault.value("BLOB") is value
+    house.vault.lock()
+    assert not value.kept
+    with pytest.raises(ValueError, match="BLOB is not open any more"):
+        assert value.view
 
 
 async def test_the_file_shows_neither_names_nor_values(house: House) -> None:
@@ -107,15 +111,15 @@ async def test_three_earlier_versions_stay_and_older_ones_are_gone_from_the_file
         assert [info.version for info in vault.history("TOKEN")] == [7, 6, 5, 4]
         assert [value_of(vault, "TOKEN", version) for version in (7, 4)] == ["value 7", "value 4"]
         with pytest.raises(NotFoundError, match="version 3"):
-            vault.open_value("TOKEN", 3)
+            vault.value("TOKEN", 3)
 
 
 async def test_restore_makes_an_earlier_version_the_newest(house: House) -> None:
     await house.place.put(house.vault, TOKEN=b"b25l")
     await house.place.put(house.vault, TOKEN="two")
     assert await house.vault.restore("TOKEN", 1) == 3
-    with house.vault.open_value("TOKEN") as opened:
-        assert (opened.version, opened.encoding, bytes(opened.view)) == (3, "base64", b"b25l")
+    value = house.vault.value("TOKEN")
+    assert (value.version, value.encoding, bytes(value.view)) == (3, "base64", b"b25l")
     with pytest.raises(NotFoundError):
         await house.vault.restore("TOKEN", 9)
     with pytest.raises(NotFoundError):
@@ -134,7 +138,7 @@ async def test_rm_leaves_nothing_in_the_file(house: House) -> None:
     async for vault in house.now_and_after_a_restart():
         assert [info.name for info in await vault.secrets()] == ["OTHER"]
         with pytest.raises(NotFoundError):
-            vault.open_value("TOKEN")
+            vault.value("TOKEN")
     with pytest.raises(NotFoundError):
         await house.vault.rm("TOKEN")
     assert await house.place.put(house.vault, TOKEN="anew") == [("TOKEN", 1)]
@@ -151,8 +155,8 @@ async def test_existing_names_are_refused_by_name_unless_they_may_be_replaced(ho
 async def test_values_are_told_apart_from_their_metadata(house: House) -> None:
     """A value may look like anything, also like what stands before it."""
     await house.place.put(house.vault, A="first")
-    with house.vault.open_value("A") as opened:
-        tricky = opened.info.header().decode() * 2 + "\n"
+    [info] = await house.vault.secrets()
+    tricky = info.header().decode() * 2 + "\n"
     await house.place.put(house.vault, A=tricky, B="\n", C="\0")
     assert [value_of(house.vault, name) for name in "ABC"] == [tricky, "\n", "\0"]
 
@@ -368,7 +372,7 @@ async def attempt_all(house: House) -> dict[str, type[Exception] | None]:
     with place.secret("another passphrase") as slot:
         attempts: dict[str, Callable[[], object]] = {
             "has": lambda: vault.has("A"),
-            "open_value": lambda: vault.open_value("A"),
+            "value": lambda: vault.value("A"),
             "secrets": vault.secrets,
             "history": lambda: vault.history("A"),
             "sign": lambda: vault.sign(bytes(32)),

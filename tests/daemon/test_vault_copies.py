@@ -96,8 +96,8 @@ async def house(tmp_path: Path) -> AsyncGenerator[House]:
 def check_content(vault: Vault) -> None:
     assert [info.version for info in vault.history("A")] == [5, 4, 3, 2]
     assert [value_of(vault, "A", version) for version in (5, 2)] == ["value 5", "value 2"]
-    with vault.open_value("B") as opened:
-        assert (opened.encoding, opened.version, bytes(opened.view)) == ("base64", 1, b"AAEC")
+    value = vault.value("B")
+    assert (value.encoding, value.version, bytes(value.view)) == ("base64", 1, b"AAEC")
     assert vault.policy.agents == {"cobot": COBOT}
 
 

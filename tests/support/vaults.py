@@ -110,8 +110,7 @@ def put_in(arena: Arena, text: str | bytes) -> Slot:
 
 def value_of(vault: Vault, name: str, version: int | None = None) -> str:
     """Return a value as text; a test may."""
-    with vault.open_value(name, version) as opened:
-        return bytes(opened.view).decode()
+    return bytes(vault.value(name, version).view).decode()
 
 
 async def make_vault(path: Path, passphrase: str = PASSPHRASE) -> tuple[Place, Vault]:

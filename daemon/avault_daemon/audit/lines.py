@@ -112,22 +112,18 @@ def _number(value: int | None) -> int | str:
 
 def entry_line(number: int, time: int, prev: str, entry: Entry) -> bytes:
     """Return the line of *entry*, without a newline."""
+    return f'{{"n":{number},"time":{time},"prev":"{prev}",{_body(entry)}'.encode("ascii")
+
+
+@lru_cache(maxsize=1024)  # one caller makes many lines that say the same
+def _body(entry: Entry) -> str:
     action, decision, secret, version, agent, plugin, pid, uid, unit, exe, reason, times = entry
     tail = "" if times is None else f',"times":{times}'
     return (
-        f'{{"n":{number},"time":{time},"prev":"{prev}","action":{_quote(action)},"decision":{_quote(decision)}'
-        f',"secret":{_text(secret)},"version":{_number(version)},{_who(agent, plugin, pid, uid, unit, exe)}'
+        f'"action":{_quote(action)},"decision":{_quote(decision)},"secret":{_text(secret)}'
+        f',"version":{_number(version)},"agent":{_text(agent)},"plugin":{_text(plugin)},"pid":{_number(pid)}'
+        f',"uid":{_number(uid)},"unit":{_text(unit)},"exe":{_text(exe and exe[:MAX_EXE])}'
         f',"reason":{_text(reason)}{tail}}}'
-    ).encode("ascii")
-
-
-@lru_cache(maxsize=256)  # one caller makes many lines, and this is half of the work
-def _who(
-    agent: str | None, plugin: str | None, pid: int | None, uid: int | None, unit: str | None, exe: str | None
-) -> str:
-    return (
-        f'"agent":{_text(agent)},"plugin":{_text(plugin)},"pid":{_number(pid)},"uid":{_number(uid)}'
-        f',"unit":{_text(unit)},"exe":{_text(exe and exe[:MAX_EXE])}'
     )
 
 

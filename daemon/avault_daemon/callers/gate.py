@@ -18,7 +18,7 @@ from ..clock import boottime
 
 if TYPE_CHECKING:
     from ..audit import Record
-    from ..vault import Opened, Vault
+    from ..vault import Value, Vault
     from .policy import Caller, Service
     from .requests import Requests
     from .session import Session
@@ -46,13 +46,13 @@ class Gate:
         self.used_at = clock()
         """When something was last allowed, by *clock*."""
 
-    def get(self, session: Session, name: str) -> Opened:
-        """Open the secret *name* for the plugin of *session*.
+    def get(self, session: Session, name: str) -> Value:
+        """Return the value of the secret *name* for the plugin of *session*; it stays open until the next await.
 
         `LockedError`; `NotGrantedError`, the same whether the secret is another's or nobody's; what opening may raise.
         """
         try:
-            opened = self._open(session, name)
+            value = self._value(session, name)
         except AvaultError as error:
             self.refuse(session.caller, GET, error, agent=session.agent, plugin=session.plugin, secret=name)
             raise
@@ -63,11 +63,11 @@ class Gate:
             agent=session.agent,
             plugin=session.plugin,
             secret=name,
-            version=opened.version,
+            version=value.version,
         )
-        return opened
+        return value
 
-    def _open(self, session: Session, name: str) -> Opened:
+    def _value(self, session: Session, name: str) -> Value:
         if self._vault.state != UNLOCKED:
             raise LockedError
         if name not in session.declared:
@@ -80,7 +80,7 @@ class Gate:
             self.file(session, [name])
             raise NotGrantedError
         try:
-            return self._vault.open_value(name)
+            return self._vault.value(name)
         except NotFoundError:
             about = {
                 "avault_agent": session.agent,

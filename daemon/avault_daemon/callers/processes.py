@@ -90,7 +90,8 @@ class Processes:
         processes.leave(process)               # the connection has ended
 
         while True:                            # one task of the server
-            for process in await processes.deaths():
+            await processes.death()
+            for process in processes.dead():
                 bindings.drop(process)
                 ...                            # end its connections: their sockets may live on in a child
     """
@@ -131,13 +132,9 @@ class Processes:
         """Return those that have died since the last call, each of them once."""
         return [self._watched[pidfd] for pidfd, _ in self._epoll.poll(0)]
 
-    async def deaths(self) -> list[Process]:
-        """Wait until at least one has died; return as `dead` does. One task only. Cancelled, it loses none."""
-        while True:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-            # No checkpoint between the poll and the return: what is taken from the epoll reaches the caller.
-            if dead := self.dead():
-                return dead
+    async def death(self) -> None:
+        """Wait until somebody has died whom `dead` has not returned yet. One task only."""
+        await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def close(self) -> None:
         """Close every pidfd and the epoll."""

@@ -24,9 +24,7 @@ async def put(turn: Turn) -> Answer:
 
 async def reveal(turn: Turn) -> Answer:
     """Give a value to the operator."""
-    name = turn.params["name"]
-    opened = turn.core.vault.open_value(name, turn.params.get("version"))
-    return Answer({"name": name, "version": opened.version, "encoding": opened.encoding}, opened)
+    return Answer({}, turn.core.vault.value(turn.params["name"], turn.params.get("version")))
 
 
 async def list_secrets(turn: Turn) -> Answer:

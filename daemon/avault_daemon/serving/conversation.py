@@ -17,7 +17,7 @@ from avault_protocol import (
 )
 
 if TYPE_CHECKING:
-    from ..vault import Opened
+    from ..vault import Value
 
 Params = dict[str, Any]
 """Checked by `Method.check`, so each key has the type that the table of methods says."""
@@ -25,10 +25,10 @@ Params = dict[str, Any]
 
 @dataclass(slots=True)
 class Answer:
-    """The result of a request; *opened* is the value that goes out behind it."""
+    """The result of a request, or the *value* that is given out for it, with what it says of itself."""
 
     result: dict[str, object]
-    opened: Opened | None = None
+    value: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)

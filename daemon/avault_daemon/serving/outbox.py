@@ -1,8 +1,8 @@
 """What waits to be sent on one connection.
 
 A value is sent straight from the arena, together with its header, in one system call. Where the peer does not take
-all of it, the arena's slot is given back at once and the value is opened again when the socket takes more: no slot is
-ever held across a wait, so peers that do not read cannot starve others of arena (they can only be disconnected).
+all of it, the value may be closed meanwhile, and is opened again when the socket takes more: no room in the arena is
+ever held for a peer, so peers that do not read cannot starve others of it (they can only be disconnected).
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AvaultError, limits
+from avault_protocol import AvaultError, TooLargeError, limits, pack_error, pack_result, respond
 
 if TYPE_CHECKING:
-    from ..vault import Opened
+    from ..vault import Value
+    from .conversation import Answer
 
 # Notifications and answers queued for a peer that does not read; more than that and it is disconnected.
 MAX_QUEUED = 128
@@ -28,37 +30,32 @@ class Stalled(Exception):
 
 
 class _Item:
-    __slots__ = ("header", "opened", "reopen", "sent", "size")
+    __slots__ = ("header", "reopen", "sent", "size", "value")
 
-    def __init__(
-        self, header: bytes, value_size: int, opened: Opened | None, reopen: Callable[[], Opened] | None
-    ) -> None:
+    def __init__(self, header: bytes, value: Value | None, reopen: Callable[[], Value] | None) -> None:
         self.header = header
-        self.opened = opened
+        self.value = value
         self.reopen = reopen
         self.sent = 0
-        self.size = len(header) + value_size
-
-    def release(self) -> None:
-        if self.opened is not None:
-            self.opened.release()
-            self.opened = None
+        self.size = len(header) + (0 if value is None else value.size)
 
     def parts(self) -> list[bytes | memoryview]:
-        """What is still to be sent; opens the value again where its slot was given back, `Stalled` if it cannot."""
-        if self.reopen is None:
+        """What is still to be sent; opens the value again where it was closed, `Stalled` if it cannot."""
+        if self.value is None or self.reopen is None:
             return [self.header[self.sent :]]
-        if self.opened is None:
+        if not self.value.kept:
             try:
-                self.opened = self.reopen()
+                self.value = self.reopen()
             except AvaultError as error:  # locked, removed, or taken back meanwhile
                 raise Stalled from error
-            if self.opened.size != self.size - len(self.header):  # another vault was restored meanwhile
+            if self.value.size != self.size - len(self.header):  # another vault was restored meanwhile
                 raise Stalled
-        head = len(self.header)
-        if self.sent >= head:
-            return [self.opened.view[self.sent - head :]]
-        return [self.header[self.sent :], self.opened.view]
+        if not self.sent:
+            return [self.header, self.value.view]
+        behind = self.sent - len(self.header)
+        if behind >= 0:
+            return [self.value.view[behind:]]
+        return [self.header[self.sent :], self.value.view]
 
 
 class Outbox:
@@ -70,47 +67,55 @@ class Outbox:
         self._draining = trio.Lock()
 
     def put(
-        self,
-        header: bytes,
-        value_size: int = 0,
-        opened: Opened | None = None,
-        reopen: Callable[[], Opened] | None = None,
+        self, header: bytes, value: Value | None = None, reopen: Callable[[], Value] | None = None
     ) -> None:
-        """Queue *header*, and behind it a value of *value_size* bytes: *opened*, or what *reopen* gives.
+        """Queue *header*, and behind it *value*, or once that is closed what *reopen* gives.
 
         *reopen* opens the same version of the same value again, or raises an `AvaultError` if this peer is not to have
         it any more. Raises `Stalled` when too much is queued already.
         """
         if len(self._items) >= MAX_QUEUED:
             raise Stalled
-        self._items.append(_Item(header, value_size, opened, reopen))
+        self._items.append(_Item(header, value, reopen))
+
+    def answer(
+        self, request_id: int, answer: Answer | AvaultError, reopen: Callable[[str, int], Value]
+    ) -> None:
+        """Queue the answer to a request; *reopen* opens a value again, given its name and version. Raises as `put`."""
+        try:
+            if isinstance(answer, AvaultError):
+                self.put(pack_error(request_id, answer))
+            elif (value := answer.value) is None:
+                self.put(respond(request_id, pack_result(answer.result)))
+            else:
+                again = partial(reopen, value.name, value.version)
+                self.put(respond(request_id, value.result), value, again)
+        except TooLargeError as error:
+            self.put(pack_error(request_id, error))
 
     def pump(self) -> bool:
         """Send what the socket takes now; report whether nothing is left.
 
-        Every slot of the arena is given back on return. Raises OSError when the peer is gone, and `Stalled` where a
-        value can no longer be opened: the stream then ends in the middle of a message.
+        Raises OSError when the peer is gone, and `Stalled` where a value can no longer be opened: the stream then ends
+        in the middle of a message.
         """
+        items = self._items
         try:
-            while self._items:
-                item = self._items[0]
+            while items:
+                item = items[0]
                 item.sent += self._sock.sendmsg(item.parts(), (), socket.MSG_NOSIGNAL)
                 if item.sent < item.size:
                     return False
-                item.release()
-                self._items.popleft()
+                items.popleft()
         except BlockingIOError:
             return False
-        finally:
-            for item in self._items:
-                item.release()
         return True
 
     async def drain(self) -> None:
         """Wait until all is sent; raise `Stalled` after `limits.SEND_TIMEOUT` seconds.
 
         Cancelled, it leaves the rest queued and the stream in the middle of a message: the caller must then close the
-        connection, and does (a connection's tasks are only ever cancelled all together).
+        connection, and does.
         """
         with trio.move_on_after(limits.SEND_TIMEOUT):
             async with self._draining:
@@ -120,6 +125,5 @@ class Outbox:
         raise Stalled
 
     def clear(self) -> None:
-        """Forget what is queued, giving back every slot."""
-        while self._items:
-            self._items.popleft().release()
+        """Forget what is queued."""
+        self._items.clear()

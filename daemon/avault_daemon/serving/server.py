@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +21,9 @@ from ..callers.caller import identify
 from ..faults import log_fault
 from ..systemd.credential_server import CredentialServer
 from ..systemd.sockets import Sockets
-from .connection import AgentConnection, OperatorConnection
+from .agent_connection import AgentConnection
+from .agents import Agents
+from .operator_connection import OperatorConnection
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
@@ -40,9 +43,10 @@ class Server:
         self._core = core
         self._nursery = nursery
         self._sockets = sockets or Sockets()
-        self.agents: set[AgentConnection] = set()
+        self.agents = Agents(core, nursery, bury=self._bury, ended=self._agent_ended)
         self._per_uid: Counter[int] = Counter()
-        self._scopes: dict[Process, set[trio.CancelScope]] = {}
+        self._ends: dict[Process, set[Callable[[], None]]] = {}
+        """What ends the connections of each process that has one."""
         self._own_sockets: dict[str, trio.CancelScope] = {}
         core.vault.listeners.append(self._on_event)
 
@@ -59,6 +63,7 @@ class Server:
         self._listen(agents)
         self._own_agents()
         self._sockets.close_rest()
+        self._nursery.start_soon(self.agents.run)
         self._nursery.start_soon(self._watch)
 
     def _listen(
@@ -87,12 +92,7 @@ class Server:
     def _on_event(self, event: str, detail: dict[str, object]) -> None:
         if event == "policy":
             self._own_agents()
-        for connection in list(self.agents):
-            try:
-                connection.notify(event, detail)
-            except Exception as error:  # noqa: BLE001 - the event is the vault's: no connection may stop it
-                log_fault("telling a connection of an event", error)
-                connection.stop()
+        self.agents.tell(event, detail)
 
     async def _serve(
         self, listener: socket.socket, operator: bool, agent: str | None, scope: trio.CancelScope
@@ -134,52 +134,52 @@ class Server:
             return
         process = self._core.bindings.processes.join(process)
         self._per_uid[caller.uid] += 1
+        ends = self._ends.setdefault(process, set())
         scope = trio.CancelScope()
-        self._scopes.setdefault(process, set()).add(scope)  # from now on, or a death could be missed
-        self._nursery.start_soon(self._converse, sock, caller, process, operator, scope)
+        if operator:
+            ends.add(scope.cancel)
+            self._nursery.start_soon(self._converse, sock, caller, process, scope)
+            return
+        try:
+            ends.add(self.agents.admit(sock, caller, process).end)
+        except OSError:
+            self._forget(caller, process, scope.cancel)
+            raise
 
     async def _converse(
-        self,
-        sock: socket.socket,
-        caller: Caller,
-        process: Process,
-        operator: bool,
-        scope: trio.CancelScope,
+        self, sock: socket.socket, caller: Caller, process: Process, scope: trio.CancelScope
     ) -> None:
         try:
             with sock, scope:
-                if operator:
-                    await OperatorConnection(self._core, sock, caller, process).run()
-                else:
-                    await self._serve_agent(AgentConnection(self._core, sock, caller, process))
+                await OperatorConnection(self._core, sock, caller, process).run()
         except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"conversation with pid {caller.pid}", error)
         finally:
-            self._forget(caller, process, scope)
+            self._forget(caller, process, scope.cancel)
 
-    def _forget(self, caller: Caller, process: Process, scope: trio.CancelScope) -> None:
+    def _agent_ended(self, connection: AgentConnection) -> None:
+        self._forget(connection.caller, connection.process, connection.end)
+
+    def _forget(self, caller: Caller, process: Process, end: Callable[[], None]) -> None:
         self._per_uid[caller.uid] -= 1
         if not self._per_uid[caller.uid]:
             del self._per_uid[caller.uid]
-        self._scopes[process].discard(scope)
-        if not self._scopes[process]:
-            del self._scopes[process]
+        self._ends[process].discard(end)
+        if not self._ends[process]:
+            del self._ends[process]
         self._core.bindings.processes.leave(process)
 
-    async def _serve_agent(self, connection: AgentConnection) -> None:
-        self.agents.add(connection)
-        try:
-            await connection.run()
-        finally:
-            self.agents.discard(connection)
-
     async def _watch(self) -> None:
-        """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
         while True:
-            for process in await self._core.bindings.processes.deaths():
-                self._core.bindings.drop(process)
-                for scope in self._scopes.get(process, ()):
-                    scope.cancel()
+            await self._core.bindings.processes.death()
+            self._bury()
+
+    def _bury(self) -> None:
+        """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
+        for process in self._core.bindings.processes.dead():
+            self._core.bindings.drop(process)
+            for end in tuple(self._ends.get(process, ())):
+                end()
 
 
 def refuse(sock: socket.socket, error: AvaultError) -> None:

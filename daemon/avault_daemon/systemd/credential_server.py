@@ -41,7 +41,7 @@ from .credentials import PLUGIN, Wanted, agent_of, check, may_ring, name_for, pa
 if TYPE_CHECKING:
     from ..callers.policy import Caller
     from ..core import Core
-    from ..vault import Opened
+    from ..vault import Value
 
 log = logging.getLogger(__name__)
 
@@ -137,21 +137,18 @@ class CredentialServer:
         core = self._core
         try:
             session, name = self._session(caller, wanted)
-            opened = self._open_for(session, name)
+            value = self._value_for(session, name)
         except AvaultError:
             core.record.try_flush()
             raise
-        with opened:
-            core.record.flush()
-            if not core.record.always:
-                self._send(sock, opened)
-                return
-        # No slot is held across a wait: it is asked and opened again.
-        await core.record.settle()
-        if not core.gate.allows(session, name):
-            raise NotGrantedError
-        with core.vault.open_value(name, opened.version) as again:
-            self._send(sock, again)
+        core.record.flush()
+        if core.record.always:
+            # What was decided and opened before a wait counts no more behind it.
+            await core.record.settle()
+            if not core.gate.allows(session, name):
+                raise NotGrantedError
+            value = core.vault.value(name, value.version)
+        self._send(sock, value)
 
     def _session(self, caller: Caller, wanted: Wanted | None) -> tuple[Session, str]:
         """Return what `hello` would make of *caller*, and the name of the secret; what is refused is on record."""
@@ -171,24 +168,24 @@ class CredentialServer:
             raise
         return Session(caller, agent.name, PLUGIN, {name}), name
 
-    def _open_for(self, session: Session, name: str) -> Opened:
+    def _value_for(self, session: Session, name: str) -> Value:
         try:
             return self._core.gate.get(session, name)
         except NotGrantedError as error:
             grant = f"avault grant {session.agent}/{PLUGIN} {name}"
             raise NotGrantedError(error.message, hint=f"see avault requests, or run: {grant}") from None
 
-    def _send(self, sock: socket.socket, opened: Opened) -> None:
+    def _send(self, sock: socket.socket, value: Value) -> None:
         """Send the value in one call: as text it goes out of the arena as it lies there."""
-        if opened.encoding == "text":
-            _send_all(sock, opened.view)
+        if value.encoding == "text":
+            _send_all(sock, value.view)
             return
-        with self._core.arena.take(opened.size) as plain:
+        with self._core.arena.take(value.size) as plain:
             size = None
-            if _ASCII.fullmatch(opened.view):
-                size = sodium.base64_decode(plain.address, plain.size, opened.address, opened.size)
+            if _ASCII.fullmatch(value.view):
+                size = sodium.base64_decode(plain.address, plain.size, value.address, value.size)
             if size is None:
-                raise CorruptError(f"{opened.name} is stored as base64, and is none")
+                raise CorruptError(f"{value.name} is stored as base64, and is none")
             _send_all(sock, plain.view[:size])
 
     async def _refuse(self, sock: socket.socket, asker: Asker) -> None:

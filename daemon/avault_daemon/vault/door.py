@@ -43,6 +43,7 @@ from ..nostr.keys import SecretKey
 from ..nostr.nip49 import MAX_LOG_N, MIN_LOG_N
 from ..slots import passphrase as passphrases
 from . import states
+from .cache import Cache
 from .catalog import Catalog, SlotInfo
 from .draft import Draft
 from .logfile import LogFile
@@ -81,6 +82,7 @@ class Door:
         self._catalog = Catalog()
         self._seal: Seal | None = None
         self._infos: dict[bytes, SecretInfo] = {}
+        self._cache = Cache(arena)
         self._switching = False
         self._opening = trio.Lock()
         self._writing = trio.Lock()
@@ -336,6 +338,7 @@ class Door:
 
     def _take(self, seal: Seal | None) -> None:
         self._infos.clear()
+        self._cache.clear()
         if self._seal is not None:
             self._seal.close()
         self._seal = seal
@@ -346,6 +349,7 @@ class Door:
         changed = catalog.agents != self._catalog.agents
         counted = len(catalog.secrets) != len(self._catalog.secrets)
         self._catalog = catalog
+        self._cache.clear()
         if changed:
             self.policy = catalog.policy(self._seal)
             self._tell("policy")

@@ -24,14 +24,15 @@ from ..memory.arena import Slot
 from ..nostr.keys import SecretKey
 from ..slots import passphrase as passphrases, phone as phones
 from . import copies
+from .cache import Value
 from .catalog import Catalog, SlotInfo
 from .door import Door, close_key
 from .draft import Draft
 from .eventlog import Chain
 from .opening import check_passphrase_slot
-from .seal import Opened, Seal, SecretInfo
+from .seal import Seal, SecretInfo
 
-__all__ = ["Opened", "SecretInfo", "SlotInfo", "Vault"]
+__all__ = ["SecretInfo", "SlotInfo", "Value", "Vault"]
 
 T = TypeVar("T")
 
@@ -62,9 +63,11 @@ class Vault(Door):
         """Report whether there is a secret *name*."""
         return self._need().blind(name) in self._catalog.secrets
 
-    def open_value(self, name: str, version: int | None = None) -> Opened:
-        """Open the newest value of *name*, or an earlier one; the caller releases it. `NotFoundError`."""
-        return self._catalog.open(self._need(), name, version)
+    def value(self, name: str, version: int | None = None) -> Value:
+        """Return the newest value of *name*, or an earlier one, open: until the next await, at least. `NotFoundError`."""
+        key = name, version
+        seal = self._seal or self._need()
+        return self._cache.get(key) or self._cache.keep(key, self._catalog.open(seal, name, version))
 
     async def secrets(self) -> list[SecretInfo]:
         """Return the newest version of each secret, by name. `LockedError`, also if it is locked or rekeyed meanwhile."""

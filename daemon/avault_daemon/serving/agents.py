@@ -1,0 +1,173 @@
+"""All plugins' connections, served by one task, in turns.
+
+A round takes a few connections (`turns`: the uids in turn, so that a crowd of one uid takes no more of the daemon than
+one connection of another): it receives from each, drops those whose process has died, answers, puts all of it on
+record by one write, and sends. Nothing in it waits, but for the disk where the record is to be synced first.
+
+The kernel tells of what has come by one epoll for all of them, edge-triggered (epoll(7)): once, so what is left over
+from a turn is remembered by the connection. To have a task for each connection instead would cost some kilobytes a
+connection, and more time than all of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from avault_protocol import AuditFailedError, RequestTimeoutError, limits
+
+from .agent_connection import AgentConnection, Answers
+from .turns import Turns
+
+if TYPE_CHECKING:
+    from ..callers.policy import Caller
+    from ..callers.processes import Process
+    from ..core import Core
+
+ROUND = 8
+"""Requests of one round, or a few more; it bounds how long the next one who comes waits for its turn."""
+_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+
+
+class Agents:
+    """The connections on agents' sockets.
+
+    *bury* ends the connections of processes that have died; *ended* is told of each connection that has ended.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        nursery: trio.Nursery,
+        *,
+        bury: Callable[[], None],
+        ended: Callable[[AgentConnection], None],
+    ) -> None:
+        self._core = core
+        self._nursery = nursery
+        self._bury = bury
+        self._ended = ended
+        self._epoll = select.epoll()
+        self._by_number: dict[int, AgentConnection] = {}
+        self._turns = Turns[AgentConnection]()
+        self._strangers: dict[AgentConnection, float] = {}  # by when each must have said hello
+        self._came = trio.Event()
+        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._alarm, _EVENTS)
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[AgentConnection]:
+        return iter(tuple(self._by_number.values()))
+
+    def admit(self, sock: socket.socket, caller: Caller, process: Process) -> AgentConnection:
+        """Serve *caller* on *sock* from now on, which must not block."""
+        connection = AgentConnection(self, self._core, sock, caller, process)
+        number = sock.fileno()
+        self._epoll.register(number, _EVENTS)
+        self._by_number[number] = connection
+        self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
+        self._came.set()
+        return connection
+
+    def forget(self, connection: AgentConnection) -> None:
+        """Take note that *connection* has ended."""
+        del self._by_number[connection.number]
+        self._strangers.pop(connection, None)
+        self._ended(connection)
+
+    def tell(self, event: str, detail: dict[str, object]) -> None:
+        """Tell every plugin of an event of the vault."""
+        for connection in self:
+            _alone(connection, partial(connection.notify, event, detail))
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run *work*, which raises nothing, beside all else."""
+        self._nursery.start_soon(work)
+
+    def wake(self, connection: AgentConnection) -> None:
+        """Give *connection* a turn, although nothing has come."""
+        self._turns.add(connection.caller.uid, connection)
+        os.eventfd_write(self._alarm, 1)
+
+    # --- the one task -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve, for ever."""
+        self._nursery.start_soon(self._expire)
+        try:
+            while True:
+                if self._turns:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._look()
+                await self._round()
+        finally:
+            for connection in self:
+                connection.end()
+            self._epoll.close()
+            os.close(self._alarm)
+
+    def _look(self) -> None:
+        for number, _ in self._epoll.poll(0):
+            connection = self._by_number.get(number)
+            if connection is not None:
+                connection.arrived()
+                self._turns.add(connection.caller.uid, connection)
+
+    async def _round(self) -> None:
+        served = self._turns.deal(ROUND)
+        for connection in served:
+            _alone(connection, connection.receive)
+        self._bury()  # who asks on a connection whose process has died is somebody else
+        due = [
+            (connection, connection.answer(-(-ROUND // len(served))))
+            for connection in served
+            if connection.open
+        ]
+        await self.deliver(due)
+        for connection, _ in due:
+            if connection.greeted:
+                self._strangers.pop(connection, None)
+            if connection.wants_turn:
+                self._turns.add(connection.caller.uid, connection)
+
+    async def deliver(self, due: Iterable[tuple[AgentConnection, Answers]]) -> None:
+        """Record, then send. What could not be recorded is not served."""
+        record = self._core.record
+        try:
+            record.flush()
+            if record.always:
+                await record.settle()
+        except AuditFailedError as failure:
+            due = [(connection, [(number, failure) for number, _ in answers]) for connection, answers in due]
+        for connection, answers in due:
+            _alone(connection, partial(connection.send, answers))
+
+    async def _expire(self) -> None:
+        """End the connections that do not say hello in time; they stand in the order in which they came."""
+        while True:
+            while not self._strangers:
+                self._came = trio.Event()
+                await self._came.wait()
+            connection, deadline = next(iter(self._strangers.items()))
+            await trio.sleep_until(deadline)
+            if connection in self._strangers:
+                connection.end(RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s"))
+
+
+def _alone(connection: AgentConnection, step: Callable[[], None]) -> None:
+    """Take one step with *connection*: what goes wrong with it ends it, and nothing else."""
+    if connection.open:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001
+            connection.end(error)

@@ -1,0 +1,46 @@
+"""Whose turn it is: parties are served in turn, and so are those who belong to the same party."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """Those who wait for their turn, each of them once.
+
+    Between two turns of a party each other party that waits has had one; and between two turns of one who waits, each
+    other one of the same party that did.
+    """
+
+    def __init__(self) -> None:
+        self._parties: dict[int, deque[T]] = {}  # in the order of their next turns
+        self._waiting: set[T] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, party: int, one: T) -> None:
+        """Let *one*, of *party*, wait behind all of that party. Who waits already keeps its place."""
+        if one in self._waiting:
+            return
+        self._waiting.add(one)
+        queue = self._parties.get(party)
+        if queue is None:
+            self._parties[party] = deque((one,))
+        else:
+            queue.append(one)
+
+    def deal(self, most: int) -> list[T]:
+        """Return those whose turns are next, at most so many; they wait no more."""
+        dealt: list[T] = []
+        while self._parties and len(dealt) < most:
+            party = next(iter(self._parties))
+            queue = self._parties.pop(party)
+            dealt.append(queue.popleft())
+            if queue:
+                self._parties[party] = queue
+        self._waiting.difference_update(dealt)
+        return dealt
