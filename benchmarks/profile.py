@@ -8,9 +8,9 @@ from __future__ import annotations
 import cProfile
 import os
 import pstats
+import socket
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,17 +24,14 @@ from .stage import NAME, PLUGIN, VALUE
 
 REQUESTS = 3_000
 STAGES = {
-    ("connection.py", "_take"): "all, from bytes received to answer sent",
-    ("_scan.py", "scan"): "of it finding where it ends",
-    ("_messages.py", "unpack_head"): "decode the request",
-    ("conversation.py", "parse"): "find the method, check its parameters",
-    ("gate.py", "allows"): "decide",
-    ("catalog.py", "open"): "find and decrypt the value",
-    ("nip44.py", "decrypt"): "of it NIP-44",
-    ("record.py", "append"): "note for the record",
+    ("agents.py", "_look"): "ask the kernel what has come",
+    ("agent_connection.py", "receive"): "receive",
+    ("server.py", "_bury"): "ask the kernel who has died",
+    ("_frame.py", "next_message"): "find and decode the request",
+    ("agent_api.py", "_parse"): "find the method, check its parameters",
+    ("gate.py", "get"): "decide, find the value, note it for the record",
     ("record.py", "flush"): "record: render, hash, write to the kernel",
-    ("connection.py", "_queue"): "pack the answer",
-    ("outbox.py", "pump"): "send, wipe the arena's slot",
+    ("agent_connection.py", "send"): "pack the answer, send it from the arena",
 }
 
 
@@ -50,19 +47,22 @@ async def _profile(folder: Path) -> None:
     async with open_house(folder) as house:
         await _prepare(house)
         peer = await house.agent(PLUGIN, (NAME,))
-        [connection] = house.server.agents
-        one = partial(cast("Any", connection)._take, pack_request(2, "get_secret", {"name": NAME}))
+        agents, request = cast("Any", house.server.agents), pack_request(2, "get_secret", {"name": NAME})
+        line = socket.socket(fileno=os.dup(peer.sock.fileno()))
         profiler = cProfile.Profile()
         taken = 0.0
         for number in range(2 * REQUESTS):
             if number == REQUESTS:
                 profiler.enable()
+            line.send(request)
             begin = time.perf_counter()
-            await one()
+            agents._look()
+            await agents._round()
             taken += time.perf_counter() - begin if number < REQUESTS else 0
-            await peer.sock.recv(16 * 1024)
+            line.recv(16 * 1024)
         profiler.disable()
-    print(f"one get_secret in the daemon: {taken / REQUESTS * 1e6:.0f} us unprofiled")
+        line.close()
+    print(f"one get_secret in the daemon, once it is awake: {taken / REQUESTS * 1e6:.0f} us unprofiled")
     _report(profiler)
 
 
@@ -78,7 +78,7 @@ def _report(profiler: cProfile.Profile) -> None:
     spent = {
         (Path(file).name, name): (calls, total) for (file, _, name), (_, calls, _, total, _) in stats.items()
     }
-    whole = spent["connection.py", "_take"][1]
+    whole = spent["agents.py", "_look"][1] + spent["agents.py", "_round"][1]
     for stage, what in STAGES.items():
         if stage in spent:
             print(f"    {spent[stage][1] / whole:6.1%}  {what} ({'.'.join(stage)})")

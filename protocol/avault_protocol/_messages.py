@@ -30,9 +30,7 @@ class Request:
 
     __slots__ = ("again", "has_value", "id", "method", "params")
 
-    def __init__(
-        self, id: int, method: str, params: object, has_value: bool, *, again: bool = False
-    ) -> None:
+    def __init__(self, id: int, method: str, params: object, has_value: bool, *, again: bool = False) -> None:
         self.again = again
         self.id = id
         self.method = method

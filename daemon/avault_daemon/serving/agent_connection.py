@@ -75,7 +75,7 @@ class AgentConnection:
         self._waiting = 0
         self._stuck = False  # what it was sent has not been taken: it is not served until it has
         # Whether the kernel may hold something; and whether the decoder may.
-        self._arrived = self._backlog = False
+        self._arrived = self._backlog = self._last = False
         self._fault: AvaultError | None = None
 
     @property
@@ -85,9 +85,10 @@ class AgentConnection:
 
     # --- a turn, in three steps ---------------------------------------------------------------------------------
 
-    def arrived(self) -> None:
-        """Note that the kernel has something."""
+    def arrived(self, last: bool) -> None:
+        """Note that the kernel has something, and behind it, if this is the *last*, the end of the stream."""
         self._arrived = True
+        self._last = last
 
     @property
     def wants_turn(self) -> bool:
@@ -106,7 +107,7 @@ class AgentConnection:
         if not data:
             raise EOFError
         # The kernel tells once of what it has: a short read has emptied it, after a full one nobody knows.
-        self._arrived = len(data) == RECEIVE
+        self._arrived = len(data) == RECEIVE or self._last
         self._backlog = True
         self._decoder.feed(data)
 

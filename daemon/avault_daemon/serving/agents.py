@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ROUND = 8
 """Requests of one round, or a few more; it bounds how long the next one who comes waits for its turn."""
+_LAST = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 
@@ -117,10 +118,10 @@ class Agents:
             os.close(self._alarm)
 
     def _look(self) -> None:
-        for number, _ in self._epoll.poll(0):
+        for number, events in self._epoll.poll(0):
             connection = self._by_number.get(number)
             if connection is not None:
-                connection.arrived()
+                connection.arrived(bool(events & _LAST))
                 self._turns.add(connection.caller.uid, connection)
 
     async def _round(self) -> None:
