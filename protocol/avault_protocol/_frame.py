@@ -42,6 +42,12 @@ class Decoder:
         """Take in what has arrived."""
         self._buffer += data
 
+    def clear(self) -> None:
+        """Overwrite and forget what is left of what was fed: it may be a value where none belongs."""
+        self._buffer[:] = bytes(len(self._buffer))
+        self._buffer.clear()
+        self._known.clear()
+
     @property
     def empty(self) -> bool:
         """Whether nothing is left of what was fed."""

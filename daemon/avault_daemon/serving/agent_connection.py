@@ -128,7 +128,7 @@ class AgentConnection:
                 self._backlog = not self._decoder.empty
                 return answers
         except (BadRequestError, TooLargeError) as error:
-            self._fault = error
+            self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
         self._backlog = False
         return answers
 
@@ -238,6 +238,7 @@ class AgentConnection:
         trio.lowlevel.notify_closing(self._sock)  # a task of ours may wait for it to take more
         self._sock.close()
         self._outbox.clear()
+        self._decoder.clear()
         for scope in self._tasks:
             scope.cancel()
         self._agents.forget(self)
