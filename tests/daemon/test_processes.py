@@ -139,7 +139,7 @@ async def test_a_death_is_told_once(processes: Processes) -> None:
     processes.join(find(living.pid))
     assert processes.dead() == []
     end(dying)
-    await processes.death()
+    await trio.lowlevel.wait_readable(processes.fileno())
     assert processes.dead() == [process]
     assert processes.dead() == []
     end(living)
@@ -151,14 +151,14 @@ async def test_waiting_for_deaths_loses_none_when_cancelled(
     dying = sleeper()
     process = processes.join(find(dying.pid))
     with trio.move_on_after(1) as scope:
-        await processes.death()
+        await trio.lowlevel.wait_readable(processes.fileno())
     assert scope.cancelled_caught
     end(dying)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await processes.death()
+        await trio.lowlevel.wait_readable(processes.fileno())
     assert scope.cancelled_caught
-    await processes.death()
+    await trio.lowlevel.wait_readable(processes.fileno())
     assert processes.dead() == [process]
 
 

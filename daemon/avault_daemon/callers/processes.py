@@ -13,8 +13,6 @@ import errno
 import os
 import select
 
-import trio
-
 Key = tuple[int, int]
 """(pid, start time in clock ticks since boot): names one process for as long as the machine is up."""
 
@@ -83,17 +81,8 @@ class Process:
 class Processes:
     """Every process that somebody here cares about (connections, bindings): once each, counted, and watched.
 
-    All are watched by one epoll and so by one task, however many processes and connections there are::
-
-        process = processes.join(process)      # of a new connection
-        ...
-        processes.leave(process)               # the connection has ended
-
-        while True:                            # one task of the server
-            await processes.death()
-            for process in processes.dead():
-                bindings.drop(process)
-                ...                            # end its connections: their sockets may live on in a child
+    All are watched by one epoll, whatever their number; whoever waits for it to be readable (`fileno`) asks for the `dead`,
+    and ends their connections: their sockets may live on in a child.
     """
 
     def __init__(self) -> None:
@@ -132,9 +121,9 @@ class Processes:
         """Return those that have died since the last call, each of them once."""
         return [self._watched[pidfd] for pidfd, _ in self._epoll.poll(0)]
 
-    async def death(self) -> None:
-        """Wait until somebody has died whom `dead` has not returned yet. One task only."""
-        await trio.lowlevel.wait_readable(self._epoll.fileno())
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while somebody has died whom `dead` has not returned yet."""
+        return self._epoll.fileno()
 
     def close(self) -> None:
         """Close every pidfd and the epoll."""

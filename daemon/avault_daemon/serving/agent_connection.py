@@ -111,9 +111,11 @@ class AgentConnection:
         self._backlog = True
         self._decoder.feed(data)
 
-    def answer(self, most: int) -> Answers:
-        """Answer at most so many requests. What that puts on record must be flushed before anything is sent."""
-        answers: Answers = []
+    def answer(self, most: int, answers: Answers) -> None:
+        """Add to *answers* those to at most so many requests.
+
+        What that puts on record must be flushed before anything is sent.
+        """
         try:
             for _ in range(most if self._backlog else 0):
                 message = self._decoder.next_message()
@@ -126,11 +128,10 @@ class AgentConnection:
                 # Else a notification, which asks for no answer, and of which none is known.
             else:
                 self._backlog = not self._decoder.empty
-                return answers
+                return
         except (BadRequestError, TooLargeError) as error:
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
         self._backlog = False
-        return answers
 
     def send(self, answers: Answers) -> None:
         """Send what is on record; where the peer has broken the protocol behind it, end the connection."""

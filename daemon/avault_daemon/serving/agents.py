@@ -1,8 +1,8 @@
 """All plugins' connections, served by one task, in turns.
 
 A round takes a few connections (`turns`: the uids in turn, so that a crowd of one uid takes no more of the daemon than
-one connection of another): it receives from each, drops those whose process has died, answers, puts all of it on
-record by one write, and sends. Nothing in it waits, but for the disk where the record is to be synced first.
+one connection of another): it receives from each and answers, puts all of it on record by one write, and sends. Nothing
+in it waits, but for the disk where the record is to be synced first.
 
 The kernel tells of what has come by one epoll for all of them, edge-triggered (epoll(7)): once, so what is left over
 from a turn is remembered by the connection. To have a task for each connection instead would cost some kilobytes a
@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AuditFailedError, RequestTimeoutError, limits
+from avault_protocol import AuditFailedError, AvaultError, InternalError, RequestTimeoutError, limits
 
+from ..faults import log_fault
 from .agent_connection import AgentConnection, Answers
 from .turns import Turns
 
@@ -35,11 +35,14 @@ ROUND = 8
 _LAST = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
+Due = Sequence[tuple[AgentConnection, Answers]]
+"""Answers, and who is to have them."""
+
 
 class Agents:
     """The connections on agents' sockets.
 
-    *bury* ends the connections of processes that have died; *ended* is told of each connection that has ended.
+    *bury* is called when processes have died, and ends their connections; *ended* is told of each that has ended.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Agents:
         self._turns = Turns[AgentConnection]()
         self._strangers: dict[AgentConnection, float] = {}  # by when each must have said hello
         self._came = trio.Event()
+        self._deaths = core.bindings.processes.fileno()
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._deaths, select.EPOLLIN)
         self._epoll.register(self._alarm, _EVENTS)
 
     def __len__(self) -> int:
@@ -87,7 +92,10 @@ class Agents:
     def tell(self, event: str, detail: dict[str, object]) -> None:
         """Tell every plugin of an event of the vault."""
         for connection in self:
-            _alone(connection, partial(connection.notify, event, detail))
+            try:
+                connection.notify(event, detail)
+            except Exception as error:  # noqa: BLE001
+                connection.end(error)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run *work*, which raises nothing, beside all else."""
@@ -118,22 +126,21 @@ class Agents:
             os.close(self._alarm)
 
     def _look(self) -> None:
+        """Learn what has come, and who has died: what they said before is not heard, nor what their heirs say now."""
         for number, events in self._epoll.poll(0):
             connection = self._by_number.get(number)
             if connection is not None:
                 connection.arrived(bool(events & _LAST))
                 self._turns.add(connection.caller.uid, connection)
+            elif number == self._deaths:
+                self._bury()
 
     async def _round(self) -> None:
         served = self._turns.deal(ROUND)
+        due = list[tuple[AgentConnection, Answers]]()
         for connection in served:
-            _alone(connection, connection.receive)
-        self._bury()  # who asks on a connection whose process has died is somebody else
-        due = [
-            (connection, connection.answer(-(-ROUND // len(served))))
-            for connection in served
-            if connection.open
-        ]
+            if connection.open:
+                due.append((connection, _answers(connection, -(-ROUND // len(served)))))
         await self.deliver(due)
         for connection, _ in due:
             if connection.greeted:
@@ -141,7 +148,7 @@ class Agents:
             if connection.wants_turn:
                 self._turns.add(connection.caller.uid, connection)
 
-    async def deliver(self, due: Iterable[tuple[AgentConnection, Answers]]) -> None:
+    async def deliver(self, due: Due) -> None:
         """Record, then send. What could not be recorded is not served."""
         record = self._core.record
         try:
@@ -149,9 +156,16 @@ class Agents:
             if record.always:
                 await record.settle()
         except AuditFailedError as failure:
-            due = [(connection, [(number, failure) for number, _ in answers]) for connection, answers in due]
+            due = withheld(due, failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
+            log_fault("putting something on record", error)
+            due = withheld(due, InternalError())
         for connection, answers in due:
-            _alone(connection, partial(connection.send, answers))
+            if connection.open:
+                try:
+                    connection.send(answers)
+                except Exception as error:  # noqa: BLE001
+                    connection.end(error)
 
     async def _expire(self) -> None:
         """End the connections that do not say hello in time; they stand in the order in which they came."""
@@ -165,10 +179,16 @@ class Agents:
                 connection.end(RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s"))
 
 
-def _alone(connection: AgentConnection, step: Callable[[], None]) -> None:
-    """Take one step with *connection*: what goes wrong with it ends it, and nothing else."""
-    if connection.open:
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001
-            connection.end(error)
+def withheld(due: Due, failure: AvaultError) -> Due:
+    """Return *failure* for each answer of *due*."""
+    return [(connection, [(number, failure) for number, _ in answers]) for connection, answers in due]
+
+
+def _answers(connection: AgentConnection, most: int) -> Answers:
+    answers: Answers = []
+    try:
+        connection.receive()
+        connection.answer(most, answers)
+    except Exception as error:  # noqa: BLE001 - one connection ends alone
+        connection.end(error)
+    return answers

@@ -64,7 +64,6 @@ class Server:
         self._own_agents()
         self._sockets.close_rest()
         self._nursery.start_soon(self.agents.run)
-        self._nursery.start_soon(self._watch)
 
     def _listen(
         self, listener: socket.socket, *, operator: bool = False, agent: str | None = None
@@ -168,11 +167,6 @@ class Server:
         if not self._ends[process]:
             del self._ends[process]
         self._core.bindings.processes.leave(process)
-
-    async def _watch(self) -> None:
-        while True:
-            await self._core.bindings.processes.death()
-            self._bury()
 
     def _bury(self) -> None:
         """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
