@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # One recv of requests, which are some 60 bytes each.
-RECEIVE = 16 * 1024
+RECEIVE = 4 * 1024
 
 Answers = list[tuple[int, "Answer | AvaultError"]]
 
@@ -137,7 +137,7 @@ class AgentConnection:
         """Send what is on record; where the peer has broken the protocol behind it, end the connection."""
         for request_id, answer in answers:
             self._outbox.answer(request_id, answer, self._reopen)
-        if not self._outbox.pump():
+        if not self._outbox.empty:
             self._drain()
         if self._fault is not None:
             self.end(self._fault)
@@ -224,7 +224,7 @@ class AgentConnection:
 
     def _post(self, event: str, detail: dict[str, object]) -> None:
         self._outbox.put(pack_notification(event, detail))
-        if not self._outbox.pump():
+        if not self._outbox.empty:
             self._drain()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -248,6 +248,5 @@ class AgentConnection:
         try:
             if self._outbox.pump():
                 self._outbox.put(pack_error(0, error))
-                self._outbox.pump()
         except (OSError, Stalled):
             log.debug("an agent's connection broke")

@@ -143,7 +143,7 @@ class Agents:
                 due.append((connection, _answers(connection, -(-ROUND // len(served)))))
         await self.deliver(due)
         for connection, _ in due:
-            if connection.greeted:
+            if self._strangers and connection.greeted:
                 self._strangers.pop(connection, None)
             if connection.wants_turn:
                 self._turns.add(connection.caller.uid, connection)

@@ -77,7 +77,6 @@ class OperatorConnection:
         except* (BadRequestError, TooLargeError, BusyError, InternalError, RequestTimeoutError) as broken:
             if isinstance(error := broken.exceptions[0], AvaultError) and self._outbox.pump():
                 self._outbox.put(pack_error(0, error))
-                self._outbox.pump()
         finally:
             self._conversation.close()
             self._inbox.close()
@@ -91,7 +90,7 @@ class OperatorConnection:
             message.release()
             self._open -= 1
         self._outbox.answer(request.id, answer, self._core.vault.value)
-        if not self._outbox.pump():
+        if not self._outbox.empty:
             await self._outbox.drain()
 
     async def _answer(self, message: Message) -> Answer | AvaultError:
@@ -119,4 +118,3 @@ class OperatorConnection:
         """
         with suppress(OSError, Stalled):
             self._outbox.put(pack_notification("progress", {"id": request_id, "stage": stage, **detail}))
-            self._outbox.pump()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +19,9 @@ from avault_protocol import AvaultError, TooLargeError, limits, pack_error, pack
 if TYPE_CHECKING:
     from ..vault import Value
     from .conversation import Answer
+
+Reopen = Callable[[str, int], "Value"]
+"""Opens a value again, given its name and version."""
 
 # Notifications and answers queued for a peer that does not read; more than that and it is disconnected.
 MAX_QUEUED = 128
@@ -32,7 +34,7 @@ class Stalled(Exception):
 class _Item:
     __slots__ = ("header", "reopen", "sent", "size", "value")
 
-    def __init__(self, header: bytes, value: Value | None, reopen: Callable[[], Value] | None) -> None:
+    def __init__(self, header: bytes, value: Value | None, reopen: Reopen | None) -> None:
         self.header = header
         self.value = value
         self.reopen = reopen
@@ -45,7 +47,7 @@ class _Item:
             return [self.header[self.sent :]]
         if not self.value.kept:
             try:
-                self.value = self.reopen()
+                self.value = self.reopen(self.value.name, self.value.version)
             except AvaultError as error:  # locked, removed, or taken back meanwhile
                 raise Stalled from error
             if self.value.size != self.size - len(self.header):  # another vault was restored meanwhile
@@ -59,57 +61,59 @@ class _Item:
 
 
 class Outbox:
-    """Sends items in order on a non-blocking socket; `pump` never waits, `drain` does, with a deadline."""
+    """Sends items in order on a non-blocking socket. Nothing here waits but `drain`, which has a deadline.
+
+    `put`, `answer` and `pump` raise OSError when the peer is gone, and `Stalled` where a value can no longer be opened (the
+    stream then ends in the middle of a message) or too much is queued already.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._items: deque[_Item] = deque()
         self._draining = trio.Lock()
 
-    def put(
-        self, header: bytes, value: Value | None = None, reopen: Callable[[], Value] | None = None
-    ) -> None:
-        """Queue *header*, and behind it *value*, or once that is closed what *reopen* gives.
+    @property
+    def empty(self) -> bool:
+        """Whether everything has been sent."""
+        return not self._items
 
-        *reopen* opens the same version of the same value again, or raises an `AvaultError` if this peer is not to have
-        it any more. Raises `Stalled` when too much is queued already.
+    def put(self, header: bytes, value: Value | None = None, reopen: Reopen | None = None) -> None:
+        """Send *header*, and behind it *value*; queue what the socket does not take now.
+
+        Once *value* is closed, *reopen* opens that version of it again, or raises an `AvaultError` if this peer is not to
+        have it any more.
         """
+        item = _Item(header, value, reopen)
         if len(self._items) >= MAX_QUEUED:
             raise Stalled
-        self._items.append(_Item(header, value, reopen))
+        if self._items or not self._send(item):
+            self._items.append(item)
 
-    def answer(
-        self, request_id: int, answer: Answer | AvaultError, reopen: Callable[[str, int], Value]
-    ) -> None:
-        """Queue the answer to a request; *reopen* opens a value again, given its name and version. Raises as `put`."""
+    def answer(self, request_id: int, answer: Answer | AvaultError, reopen: Reopen) -> None:
+        """Do with the answer to a request what `put` does."""
         try:
             if isinstance(answer, AvaultError):
                 self.put(pack_error(request_id, answer))
-            elif (value := answer.value) is None:
-                self.put(respond(request_id, pack_result(answer.result)))
+            elif (value := answer.value) is not None:
+                self.put(respond(request_id, value.result), value, reopen)
             else:
-                again = partial(reopen, value.name, value.version)
-                self.put(respond(request_id, value.result), value, again)
+                self.put(respond(request_id, pack_result(answer.result)))
         except TooLargeError as error:
             self.put(pack_error(request_id, error))
 
     def pump(self) -> bool:
-        """Send what the socket takes now; report whether nothing is left.
+        """Send what the socket takes now; report whether nothing is left."""
+        while self._items and self._send(self._items[0]):
+            self._items.popleft()
+        return not self._items
 
-        Raises OSError when the peer is gone, and `Stalled` where a value can no longer be opened: the stream then ends
-        in the middle of a message.
-        """
-        items = self._items
+    def _send(self, item: _Item) -> bool:
+        """Send what the socket takes of *item*; report whether that was all that was left of it."""
         try:
-            while items:
-                item = items[0]
-                item.sent += self._sock.sendmsg(item.parts(), (), socket.MSG_NOSIGNAL)
-                if item.sent < item.size:
-                    return False
-                items.popleft()
+            item.sent += self._sock.sendmsg(item.parts(), (), socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
-        return True
+        return item.sent >= item.size
 
     async def drain(self) -> None:
         """Wait until all is sent; raise `Stalled` after `limits.SEND_TIMEOUT` seconds.
