@@ -87,14 +87,16 @@ class PowerCuts:
             self._check_record(desk, given)
 
     def _check_record(self, desk: Line, given: int) -> None:
-        answer = desk.call("audit", {"after": self._line})
-        assert isinstance(answer, dict)
-        assert not answer["more"]
-        entries = answer["entries"]
-        lines = sum((entry["action"], entry["secret"]) == ("get_secret", READ) for entry in entries)
+        lines, more = 0, True
+        while more:
+            answer = desk.call("audit", {"after": self._line})
+            assert isinstance(answer, dict)
+            entries, more = answer["entries"], answer["more"]
+            lines += sum((entry["action"], entry["secret"]) == ("get_secret", READ) for entry in entries)
+            self._line = entries[-1]["n"]
         if lines < given:
             raise LostError(f"given out {given} times, on record {lines} times")
-        self.given, self._line = self.given + given, entries[-1]["n"]
+        self.given += given
         if self.done % VERIFY == 0:
             verdict = desk.call("audit_verify")
             if not isinstance(verdict, dict) or not verdict["ok"]:

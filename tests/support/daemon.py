@@ -56,11 +56,12 @@ class RunningDaemon:
         """Start it and wait until it answers; AssertionError with its log if it ends instead."""
         command = [*self.command, "--state-dir", str(self.state_dir), *self.arguments]
         with self.log.open("ab") as log:
+            before = log.tell()  # an earlier one may have had the same pid
             self.process = subprocess.Popen(
                 command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_TIMEOUT
-        while f"avaultd {self.process.pid} is ready" not in self.log.read_text():
+        while b" is ready" not in self.log.read_bytes()[before:]:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, "avaultd does not get ready"
             time.sleep(0.02)

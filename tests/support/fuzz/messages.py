@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 from hypothesis import strategies as st
@@ -239,6 +239,18 @@ def _frame(draw: st.DrawFn) -> tuple[bytes, object]:
             return pack_notification(name, params), [2, name, params]
 
 
+def _repeated(messages: list[tuple[bytes, object]]) -> st.SearchStrategy[list[tuple[bytes, object]]]:
+    """Draw some of the requests again, each under another id."""
+    requests = [cast("list[Any]", read) for _, read in messages if cast("list[Any]", read)[0] == 0]
+
+    def again(number: int, request: list[Any]) -> tuple[bytes, object]:
+        _, _, name, params = request
+        return pack_request(number, name, params), [0, number, name, params]
+
+    drawn = st.builds(again, _IDS, st.sampled_from(requests or [[]]))
+    return st.lists(drawn, max_size=3 if requests else 0)
+
+
 _NO_KINDS = st.integers(3, 9) | st.booleans() | st.none() | st.text(max_size=3)
 _NO_MESSAGES = (b"\xc1", b"\x80", b"\x00", b"\x90", b"\x93\xc3\xa1m\x90")
 
@@ -262,6 +274,7 @@ def _rest(draw: st.DrawFn) -> tuple[bytes, str | None]:
 @st.composite
 def _frames(draw: st.DrawFn) -> Frames:
     messages, rest = draw(st.lists(_frame(), max_size=4)), draw(_rest())
+    messages += draw(_repeated(messages))
     size = draw(st.sampled_from([len(packed) for packed, _ in messages] or [1]))
     near = max(8, size + draw(st.integers(-2, 2)))
     cuts = draw(st.lists(st.integers(0, 99), max_size=4))

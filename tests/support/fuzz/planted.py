@@ -16,7 +16,7 @@ from avault_client.cli import envfile
 from avault_daemon import settings
 from avault_daemon.callers import bindings, gate, policy
 from avault_daemon.nostr import nip44
-from avault_daemon.vault import draft, eventlog
+from avault_daemon.vault import door, draft, eventlog
 from avault_protocol import _frame, _scan  # pyright: ignore[reportPrivateUsage]  # that is where they are
 
 
@@ -36,7 +36,8 @@ BUGS = (
     Bug("a value may stand deeper", "scanner", _scan, "Scanner.scan", "outer == [0, 0]", "not any(outer)"),
     Bug("a head may be a byte longer", "scanner", _scan, "Scanner.scan", "start + self._max_head", "start + self._max_head + 1"),
     Bug("a frame may be a byte longer", "decoder", _frame, "Decoder.__init__", "max_head=max_frame", "max_head=max_frame + 1"),
-    Bug("a value is passed over", "decoder", _frame, "Decoder.next_message", "if extent.has_value:", "if False:"),
+    Bug("a value is passed over", "decoder", _frame, "Decoder._next", "if extent.has_value:", "if False:"),
+    Bug("what begins as before is as before", "decoder", _frame, "Decoder._again", "buffer.startswith(rest, behind)", "buffer.startswith(rest[:9], behind)"),
     Bug("a line may come again", "event-log", eventlog, "_Reading.take", "created_at <= self", "created_at < self"),
     Bug("a commit need not be signed", "event-log", eventlog, "_Reading._close", " or not _genuine(match)", ""),
     Bug("a commit may close other lines", "event-log", eventlog, "_Reading._close", "self._digest.hexdigest() != content[2].decode()", "False"),
@@ -54,6 +55,7 @@ BUGS = (
     Bug("a comment is part of a value", "env-file", envfile, "_Reader.bare", '_COMMENT.sub("", text, count=1)', "text"),
     Bug("lines are miscounted", "env-file", envfile, "_Reader.skip", 'match[0].count("\\n")', 'bool(match[0].count("\\n"))'),
     Bug("what was granted stays so", "daemon", gate, "Gate.allows", "session.snapshot is not policy", "not session.readable"),
+    Bug("an old value stays open", "daemon", door, "Door._publish", "self._cache.clear()", "pass"),
     Bug("a use is not on record", "daemon", gate, "Gate.get", "self._record.append(", "(lambda *_, **__: None)("),
     Bug("a removal is never written", "daemon", draft, "Draft.remove_secret", "self.compact = True", "pass"),
     Bug("a revocation takes nothing", "daemon", policy, "Agent.without_grants", "if s not in gone", "if s"),
