@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from avault_daemon.audit.chain import Chain
 from avault_daemon.callers.processes import Process
 from avault_daemon.serving.agent_api import AgentConversation
 from avault_daemon.serving.agents import ROUND
@@ -118,6 +119,45 @@ async def test_a_byte_at_a_time(house: House) -> None:
         await agent.send(bytes([byte]))
         await trio.testing.wait_all_tasks_blocked()
     assert (await agent.answer())[1] == VALUE
+
+
+async def test_who_asks_and_then_says_no_more_is_answered_to_the_end(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    await agent.send(pack_request(7, "get_secret", {"name": "TOKEN"}) * 20)
+    agent.sock.shutdown(socket.SHUT_WR)  # before the daemon has looked: it is told of both at once
+    for _ in range(20):
+        assert (await agent.answer())[1] == VALUE
+    with pytest.raises(EOFError):
+        await agent.answer()
+    assert not house.server.agents
+
+
+async def test_what_was_asked_before_rubbish_is_answered(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    await agent.send(pack_request(7, "get_secret", {"name": "TOKEN"}) * 3 + b"\xc1")
+    for _ in range(3):
+        assert (await agent.answer())[1] == VALUE
+    response, _ = await agent.answer()
+    assert response.id == 0
+    assert isinstance(response.error, BadRequestError)
+
+
+async def test_a_record_that_fails_in_an_odd_way_ends_nobody(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await granted(house)
+    agent = await house.agent()
+
+    def fail(self: Chain, entries: object) -> None:
+        raise RuntimeError("a line that cannot be made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chain, "write", fail)
+        with pytest.raises(InternalError):
+            await agent.call("get_secret", {"name": "TOKEN"})
+    assert (await agent.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
 
 
 async def test_hello_comes_first_and_once(house: House) -> None:
