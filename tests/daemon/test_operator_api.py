@@ -594,7 +594,9 @@ async def test_too_many_requests_at_once(house: House) -> None:
     assert isinstance(await peer.closed(), BusyError)
 
 
-async def test_the_arena_holds_nothing_but_the_keys_when_all_is_quiet(house: House, tmp_path: Path) -> None:
+async def test_the_arena_holds_nothing_but_the_keys_and_open_values_when_all_is_quiet(
+    house: House, tmp_path: Path
+) -> None:
     operator = await house.init()
     await trio.testing.wait_all_tasks_blocked()
     keys = house.core.arena.in_use
@@ -602,6 +604,9 @@ async def test_the_arena_holds_nothing_but_the_keys_when_all_is_quiet(house: Hou
     await operator.call("reveal", {"name": "TOKEN"})
     with (tmp_path / "copy").open("wb") as copy:
         await operator.call("export", {"log_n": LOG_N}, OTHER, fds=(copy.fileno(),))
+    await trio.testing.wait_all_tasks_blocked()
+    assert house.core.arena.in_use == keys + limits.MAX_VALUE
+    await house.put(operator, OTHER=b"x")  # a commit closes what is open
     await trio.testing.wait_all_tasks_blocked()
     assert house.core.arena.in_use == keys
     await operator.call("lock")
