@@ -19,13 +19,15 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_long, c_size_t, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RUN = 16
 """Bytes in a row that count as a copy."""
 _WORD = 8
-_CHUNK = 4 << 20
+_CHUNK, _BLOCK, _OVERLAP = 4 << 20, 64 << 10, 4096
+REGISTERS = "registers"
+"""How the place of a hit begins that is none in memory."""
 _PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_DETACH, _PTRACE_GETREGSET = 0x4206, 0x4207, 17, 0x4204
 _PTRACE_CONT, _PTRACE_O_TRACEEXIT, _PTRACE_EVENT_EXIT = 7, 0x40, 6
 _WALL = 0x40000000
@@ -48,13 +50,26 @@ class Hit:
     where: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What root can read of a process at one moment: (where, address, bytes), and the maps that the kernel lets nobody read."""
+
+    parts: list[tuple[str, int, bytes]]
+    unreadable: list[tuple[int, int]]
+
+    @property
+    def size(self) -> int:
+        """Bytes that were read."""
+        return sum(len(content) for _, _, content in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """What a scan found, how many bytes it read, and the maps (start, end) that the kernel let nobody read."""
 
-    hits: list[Hit] = field(default_factory=list[Hit])
-    size: int = 0
-    unreadable: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    hits: list[Hit]
+    size: int
+    unreadable: list[tuple[int, int]]
 
 
 def forms(needle: bytes) -> dict[str, bytes]:
@@ -121,6 +136,45 @@ def _extend(chunk: bytes, position: int, text: bytes, offset: int) -> tuple[int,
     return start, end - start
 
 
+class Scanner:
+    """Looks for *needles* in a process, again and again: what has not changed and held none is not looked through twice.
+
+    *planted* are needles, too, that each scan must find, or it is void.
+    """
+
+    def __init__(self, needles: Mapping[str, bytes], planted: Mapping[str, bytes] | None = None) -> None:
+        self.needles, self.planted = needles, planted or {}
+        self._index = _Index({**needles, **self.planted})
+        self._clean: dict[tuple[str, int], bytes] = {}
+
+    def scan(self, pid: int, *, ignore: Sequence[tuple[int, int]] = (), registers: bool = True) -> Scan:
+        """Stop the process, read it, let it go on, and look through what was read; what is planted is no hit."""
+        with stopped(pid):
+            image = read(pid, ignore=ignore, registers=registers)
+        found = self.look(image)
+        missed = self.planted.keys() - {hit.label for hit in found.hits}
+        assert not missed, f"void: planted copies were not found: {missed}"
+        return replace(found, hits=[hit for hit in found.hits if hit.label in self.needles])
+
+    def look(self, image: Image) -> Scan:
+        """Return what is in *image*."""
+        hits = [hit for where, address, content in image.parts for hit in self._look(where, address, content)]
+        return Scan(hits, image.size, image.unreadable)
+
+    def _look(self, where: str, address: int, content: bytes) -> Iterator[Hit]:
+        for start in range(0, len(content), _BLOCK):
+            # Blocks overlap, so that no copy falls between two.
+            block = content[start : start + _BLOCK + _OVERLAP]
+            place = where, address + start
+            if self._clean.get(place) == block:
+                continue
+            found = list(self._index.find(block)) if block.count(0) < len(block) else []
+            if not found:
+                self._clean[place] = block
+            for label, form, offset, length in found:
+                yield Hit(label, form, address + start + offset, length, where)
+
+
 def scan(
     pid: int,
     needles: Mapping[str, bytes],
@@ -128,34 +182,58 @@ def scan(
     ignore: Sequence[tuple[int, int]] = (),
     registers: bool = True,
 ) -> Scan:
-    """Read all of the process's memory but the ranges (start, end) in *ignore*, and its *registers* if nobody traces it."""
-    result = Scan()
-    index = _Index(needles)
+    """Look once through all of the process's memory but the ranges in *ignore*, and its *registers* if nobody traces it."""
+    return Scanner(needles).look(read(pid, ignore=ignore, registers=registers))
+
+
+def read(pid: int, *, ignore: Sequence[tuple[int, int]] = (), registers: bool = True) -> Image:
+    """Read what `scan` looks through."""
+    image = Image([], [])
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
         for start, end, name in _maps(pid):
             if not any(first <= start and end <= last for first, last in ignore):
-                _scan_map(memory.fileno(), start, end, name, index, result)
+                image.parts.append((name, start, _read_map(memory.fileno(), start, end, image)))
     for thread in map(int, os.listdir(f"/proc/{pid}/task")) if registers else ():
-        for name, content in _registers(thread):
-            result.hits += [
-                Hit(label, form, offset, length, f"registers of thread {thread}: {name}")
-                for label, form, offset, length in index.find(content)
-            ]
-    return result
+        for kind, content in _registers(thread):
+            image.parts.append((f"{REGISTERS} of thread {thread}: {kind}", 0, content))
+    return image
+
+
+def _read_map(memory: int, start: int, end: int, image: Image) -> bytes:
+    chunks: list[bytes] = []
+    position = start
+    while position < end:
+        try:
+            chunk = os.pread(memory, min(_CHUNK, end - position), position)
+        except OSError:
+            chunk = b""
+        if not chunk:
+            image.unreadable.append((position, end))
+            break
+        chunks.append(chunk)
+        position += len(chunk)
+    return b"".join(chunks)
 
 
 def _registers(thread: int) -> list[tuple[str, bytes]]:
-    _ptrace(_PTRACE_SEIZE, thread, 0, 0)
-    try:
-        _ptrace(_PTRACE_INTERRUPT, thread, 0, 0)
-        os.waitpid(thread, _WALL)
-        room = ctypes.create_string_buffer(16 << 10)
-        found: list[tuple[str, bytes]] = []
+    room = ctypes.create_string_buffer(16 << 10)
+    found: list[tuple[str, bytes]] = []
+    with attached(thread):
         for name, number in _REGISTERS.items():
             vector = (c_size_t * 2)(ctypes.addressof(room), len(room))  # a struct iovec
             if _ptrace(_PTRACE_GETREGSET, thread, number, ctypes.addressof(vector), missing_ok=True):
                 found.append((name, room.raw[: vector[1]]))
-        return found
+    return found
+
+
+@contextmanager
+def attached(thread: int) -> Generator[None]:
+    """Be the tracer of *thread*, which stands still meanwhile."""
+    _ptrace(_PTRACE_SEIZE, thread, 0, 0)
+    try:
+        _ptrace(_PTRACE_INTERRUPT, thread, 0, 0)
+        os.waitpid(thread, _WALL)
+        yield
     finally:
         _ptrace(_PTRACE_DETACH, thread, 0, 0)
 
@@ -176,24 +254,6 @@ def _maps(pid: int) -> list[tuple[int, int, str]]:
         if mode[0] == "r" and name[:1] != [""] and not (name and name[0] in _NEVER):
             maps.append((int(start, 16), int(end, 16), f"{name[0] if name else 'anonymous'} {mode}"))
     return maps
-
-
-def _scan_map(memory: int, start: int, end: int, name: str, index: _Index, result: Scan) -> None:
-    position = start
-    while position < end:
-        try:
-            chunk = os.pread(memory, min(_CHUNK, end - position), position)
-        except OSError:
-            result.unreadable.append((position, end))
-            return
-        result.size += len(chunk)
-        if chunk.count(0) < len(chunk):
-            result.hits += [
-                Hit(label, form, position + offset, length, name)
-                for label, form, offset, length in index.find(chunk)
-            ]
-        # Chunks overlap, so that no copy falls between two.
-        position += len(chunk) if position + len(chunk) >= end else len(chunk) - 4096
 
 
 @contextmanager
@@ -236,12 +296,8 @@ def check(
     ignore: Sequence[tuple[int, int]] = (),
 ) -> Scan:
     """Scan the stopped process; fail if any needle is there, or if any of *planted* is not."""
-    with stopped(pid):
-        result = scan(pid, {**needles, **planted}, ignore=ignore)
-    found = {hit.label for hit in result.hits}
-    assert planted.keys() <= found, f"void: planted copies were not found: {planted.keys() - found}"
-    leaks = [hit for hit in result.hits if hit.label in needles]
-    assert not leaks, f"{len(leaks)} copies: {leaks[:10]}"
+    result = Scanner(needles, planted).scan(pid, ignore=ignore)
+    assert not result.hits, f"{len(result.hits)} copies: {result.hits[:10]}"
     return result
 
 

@@ -22,7 +22,7 @@ from typing import Literal, Self
 
 from avault_protocol import BusyError, InternalError
 
-from . import sodium
+from . import apart, sodium
 
 Kind = Literal["memfd_secret", "mlock"]
 
@@ -151,7 +151,7 @@ class Arena:
 
     def wipe(self) -> None:
         """Zero everything, in one call under the GIL. Slots stay taken; their owners find zeroes."""
-        with self._lock:
+        with self._lock, apart.LOCK:
             if self._view is not None:
                 sodium.memzero(self._base, self._reached)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from avault_protocol import InternalError
 
+from .apart import apart
+
 Pointer = int | bytes
 """An address, or the address of public bytes."""
 
@@ -60,8 +62,8 @@ memzero: Callable[[int, int], None] = _bind(_held, "sodium_memzero", None, c_voi
 random_into: Callable[[int, int], None] = _bind(_held, "randombytes_buf", None, c_void_p, c_size_t)
 """random_into(address, n): fill from the kernel's generator (getrandom(2))."""
 
-hmac_sha256: Callable[[int, Pointer, int, Pointer], int] = _bind(
-    _held, "crypto_auth_hmacsha256", c_int, c_void_p, c_void_p, c_uint64, c_void_p
+hmac_sha256: Callable[[int, Pointer, int, Pointer], None] = apart(
+    _bind(_held, "crypto_auth_hmacsha256", c_int, c_void_p, c_void_p, c_uint64, c_void_p)
 )
 """hmac_sha256(out, data, n, key): HMAC-SHA256 (RFC 2104) under a key of 32 bytes."""
 
@@ -70,6 +72,7 @@ _stackzero = _bind(_held, "sodium_stackzero", None, c_size_t)
 _chacha20 = _bind(
     _held, "crypto_stream_chacha20_ietf_xor", c_int, c_void_p, c_void_p, c_uint64, c_void_p, c_void_p
 )
+_chacha20_apart = apart(_chacha20)
 _base64_decode = _bind(
     _held, "sodium_base642bin", c_int,
     c_void_p, c_size_t, c_void_p, c_size_t, c_char_p, c_void_p, c_void_p, c_int,
@@ -127,7 +130,7 @@ def copy(out: int, data: Pointer, n: int) -> None:
 
 def chacha20_xor(out: int, data: Pointer, n: int, nonce: Pointer, key: Pointer) -> None:
     """ChaCha20 (RFC 8439) with a nonce of 12 bytes, a key of 32, counting from 0; *out* may be *data*."""
-    _chacha20(out, data, n, nonce, key)
+    _chacha20_apart(out, data, n, nonce, key)
     scrub()
 
 

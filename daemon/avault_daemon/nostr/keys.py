@@ -16,6 +16,7 @@ from typing import Any, Self
 from avault_protocol import CorruptError, InternalError, LockedError
 
 from ..memory import sodium
+from ..memory.apart import apart
 from ..memory.arena import Arena, Slot
 
 SECRET = 32
@@ -50,7 +51,7 @@ _keypair_xonly = _bind("keypair_xonly_pub", c_int, c_void_p, c_void_p, c_void_p,
 _xonly_parse = _bind("xonly_pubkey_parse", c_int, c_void_p, c_void_p, c_void_p)
 _xonly_serialize = _bind("xonly_pubkey_serialize", c_int, c_void_p, c_void_p, c_void_p)
 _pubkey_parse = _bind("ec_pubkey_parse", c_int, c_void_p, c_void_p, c_void_p, c_size_t)
-_sign32 = _bind("schnorrsig_sign32", c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
+_sign32 = apart(_bind("schnorrsig_sign32", c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p))
 _verify = _bind("schnorrsig_verify", c_int, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p)
 _ecdh = _bind("ecdh", c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
 _randomize = _bind("context_randomize", c_int, c_void_p, c_void_p)
@@ -126,9 +127,9 @@ class SecretKey:
             raise ValueError(f"a digest of {len(digest)} and chance of {len(aux)} bytes, not {SECRET} each")
         signature = ctypes.create_string_buffer(SIGNATURE)
         address = ctypes.addressof(signature)
-        signed = _sign32(_context, address, digest, self._slot.address + SECRET, aux)
+        _sign32(_context, address, digest, self._slot.address + SECRET, aux)
         sodium.scrub()
-        if not signed:
+        if signature.raw == bytes(SIGNATURE):  # what libsecp256k1 leaves there when it cannot sign
             raise LockedError("the key has been wiped")
         return signature.raw
 

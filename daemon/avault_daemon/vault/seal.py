@@ -11,14 +11,14 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from avault_protocol import CorruptError, LockedError
 
-from ..memory import sodium
+from ..memory import apart, sodium
 from ..memory.arena import Arena, Slot
 from ..nostr.event import Event
 from ..nostr.keys import SecretKey
@@ -118,16 +118,13 @@ class Seal:
         self.key = key
         self._holders = 0
         self._closed = False
-        try:
-            self._conversation = Conversation.between(arena, key, key.public)
-            try:
-                self._index = _index_key(arena, key)
-            except BaseException:
-                self._conversation.close()
-                raise
-        except BaseException:
-            key.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(key.close)
+            self._stack = apart.Stack(arena.take(apart.SIZE))
+            undo.callback(self._stack.close)
+            self._conversation = undo.enter_context(Conversation.between(arena, key, key.public))
+            self._index = _index_key(arena, key)
+            undo.pop_all()
 
     @classmethod
     def generate(cls, arena: Arena) -> Seal:
@@ -159,6 +156,7 @@ class Seal:
             self._index.release()
             self._conversation.close()
             self.key.close()
+            self._stack.close()
 
     # --- names --------------------------------------------------------------------------------------------------
 
