@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from support.campaign import report, size
 from support.daemon import BIN, RunningDaemon, running_daemon
-from support.memory import check
+from support.memory import check, scan
 from support.terminal import Terminal, on_terminal
 
 PASSPHRASE = "Xq7-vT2kLw9_pZr4-Hn8sBd3f"
@@ -169,11 +170,35 @@ def holding(daemon: RunningDaemon, *words: str) -> list[str]:
 
 @root_only
 def test_no_copy_of_the_passphrase_is_left_in_the_memory_of_the_command(vault: RunningDaemon) -> None:
+    times = size(1, 50)
+    for _ in range(times):
+        assert vault.avault("lock").returncode == 0
+        with on_terminal(holding(vault, "unlock"), vault.env) as terminal:
+            answer(terminal, "passphrase for the vault: ", PASSPHRASE)
+            terminal.expect("held 0")
+            check(terminal.process.pid, {"passphrase": PASSPHRASE.encode()}, {"planted": PLANTED})
+    report(f"{times} unlocks on a terminal: 0 copies of the passphrase in the command's memory")
+
+
+GETPASS = """
+import getpass
+from avault_client.cli import hidden, terminal
+terminal.ask = lambda prompt, *_: hidden.Hidden.of(getpass.getpass(prompt).encode())
+"""
+
+
+@root_only
+def test_a_command_that_asks_by_getpass_leaves_copies(vault: RunningDaemon) -> None:
+    """The control."""
     assert vault.avault("lock").returncode == 0
-    with on_terminal(holding(vault, "unlock"), vault.env) as terminal:
+    command = [sys.executable, "-c", HOLD.format(plant=GETPASS), "unlock"]
+    with on_terminal(command, vault.env) as terminal:
         answer(terminal, "passphrase for the vault: ", PASSPHRASE)
         terminal.expect("held 0")
-        check(terminal.process.pid, {"passphrase": PASSPHRASE.encode()}, {"planted": PLANTED})
+        found = scan(terminal.process.pid, {"passphrase": PASSPHRASE.encode()})
+    places = {hit.address for hit in found.hits}
+    report(f"control, getpass in its place: {len(places)} copies of the passphrase")
+    assert places
 
 
 @root_only

@@ -111,21 +111,25 @@ def running_daemon(
     command: Sequence[str] = (),
 ) -> Generator[RunningDaemon]:
     """Run a daemon in *folder* for as long as the block lasts; *command* stands for `avaultd` and runs in its process."""
-    (folder / "config.toml").write_text(config)
-    daemon = RunningDaemon(folder, arguments)
+    daemon = RunningDaemon(folder, arguments, environment(folder, config) | (env or {}))
     daemon.command = command or daemon.command
-    daemon.env = {
-        "PATH": f"{BIN}:/usr/bin:/bin",
-        "HOME": str(folder),
-        "LANG": "C.UTF-8",
-        "AVAULT_HOME": str(daemon.home),
-        "AVAULT_RUNTIME_DIR": str(daemon.runtime_dir),
-        "AVAULT_CONFIG": str(folder / "config.toml"),
-        **(env or {}),
-    }
     daemon.start()
     try:
         yield daemon
     finally:
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.stop()
+
+
+def environment(folder: Path, config: str = CONFIG) -> dict[str, str]:
+    """Write the settings of a daemon in *folder*, and return the environment by which it and its command go."""
+    (folder / "config.toml").write_text(config)
+    home, runtime_dir = RunningDaemon(folder).home, RunningDaemon(folder).runtime_dir
+    return {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "HOME": str(folder),
+        "LANG": "C.UTF-8",
+        "AVAULT_HOME": str(home),
+        "AVAULT_RUNTIME_DIR": str(runtime_dir),
+        "AVAULT_CONFIG": str(folder / "config.toml"),
+    }

@@ -23,6 +23,7 @@ from avault_daemon.callers.bindings import Bindings
 from avault_daemon.callers.policy import Agent, Caller, Selectors, Service
 from avault_daemon.callers.processes import Process, Processes
 from avault_daemon.files import ANEW, Files
+from avault_daemon.memory.arena import Arena, Slot
 from avault_daemon.serving import server
 from avault_daemon.vault import eventlog
 from avault_daemon.vault.logfile import LogFile
@@ -99,11 +100,27 @@ async def _no_deaths(self: Processes) -> list[Process]:
     raise AssertionError
 
 
+_hoard: list[bytes] = []
+_give_back, _wipe = Arena.give_back, Arena.wipe
+
+
+def _give_back_and_keep(self: Arena, slot: Slot) -> None:
+    if slot in self._taken:  # pyright: ignore[reportPrivateUsage]
+        _hoard.append(bytes(slot.view))
+    _give_back(self, slot)
+
+
+def _wipe_and_keep(self: Arena) -> None:
+    _hoard.extend(bytes(slot.view) for slot in self._taken)  # pyright: ignore[reportPrivateUsage]
+    _wipe(self)
+
+
 WEAKNESSES: dict[str, list[Patch]] = {
     "in place": [(Files, "put_in_place", _over_it)],
     "unsynced": [(Files, "fsync", _nothing), (Files, "fdatasync", _nothing)],
     "hopeful": [(Files, "write_all", _write_and_hope)],
     "unrecorded": [(Record, "flush", _flush_and_hope)],
+    "hoarding": [(Arena, "give_back", _give_back_and_keep), (Arena, "wipe", _wipe_and_keep)],
     "unanchored": [(LogFile, "_compare", _nothing)],
     "by name": [(Agent, "fits", _always)],
     "by sleep": [(Selectors, "fit", _or_by_program(os.path.realpath(shutil.which("sleep") or "")))],
