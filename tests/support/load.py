@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from support.attackers import Line
-from support.treasure import Treasure, as_plugin, slices_of
+from support.treasure import LOAD, Treasure, as_plugin, slices_of
 
 GETTERS = 4
 PAUSE = 0.25
@@ -86,7 +86,7 @@ class Clients:
 
     def run(self) -> None:
         slices = cycle(slices_of(list(self.values)))
-        getters = [(as_plugin(self.runtime_dir, names), names) for names in islice(slices, GETTERS)]
+        getters = [(as_plugin(self.runtime_dir, names, LOAD), names) for names in islice(slices, GETTERS)]
         threads = [threading.Thread(target=self.get, args=getter) for getter in getters]
         threads.append(threading.Thread(target=self.put, args=(self.desk(),)))
         for thread in threads:

@@ -22,7 +22,8 @@ from .attackers import Line, hello
 from .memory import Hit, Scanner, arena_of, keys_of
 from .needles import token
 
-PLUGIN = "telegram"
+PLUGIN, LOAD = "telegram", "load"
+"""Two plugins, since one process at a time holds one."""
 _NONCE, _CHACHA = 32, 12
 
 Must = Callable[[str, dict[str, Any], str | None], object]
@@ -31,7 +32,7 @@ Must = Callable[[str, dict[str, Any], str | None], object]
 
 @dataclass(slots=True)
 class Treasure:
-    """So many secrets, all for the plugin `PLUGIN` of *uid*."""
+    """So many secrets, all for the plugins `PLUGIN` and `LOAD` of *uid*."""
 
     count: int
     uid: int = field(default_factory=os.getuid)
@@ -48,8 +49,9 @@ class Treasure:
         """Put everything into the vault, which is unlocked."""
         for number, names in enumerate(slices_of(list(self.values))):
             self.put(must, names)
-            grant = {"agent": "cobot", "plugin": PLUGIN, "secrets": names}
-            must("grant", grant | ({} if number else {"uids": [self.uid]}), None)
+            for plugin in (PLUGIN, LOAD):
+                first = {} if number or plugin == LOAD else {"uids": [self.uid]}
+                must("grant", {"agent": "cobot", "plugin": plugin, "secrets": names, **first}, None)
 
     def get_all(self, runtime_dir: Path, times: int = 1) -> None:
         """Get each secret so often, as the plugin."""
@@ -104,10 +106,10 @@ def slices_of(names: list[str]) -> list[list[str]]:
     return [names[start : start + limits.MAX_DECLARED] for start in range(0, len(names), limits.MAX_DECLARED)]
 
 
-def as_plugin(runtime_dir: str, names: list[str]) -> Line:
-    """Connect as the plugin, which declares *names*."""
+def as_plugin(runtime_dir: str, names: list[str], plugin: str = PLUGIN) -> Line:
+    """Connect as *plugin*, which declares *names*."""
     line = Line.to(f"{runtime_dir}/agent.sock")
-    assert isinstance(line.call("hello", hello(PLUGIN, names)), dict)
+    assert isinstance(line.call("hello", hello(plugin, names)), dict)
     return line
 
 
