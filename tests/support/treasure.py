@@ -42,7 +42,7 @@ class Treasure:
     """For the environment of the daemon: it may hold them anywhere, and must somewhere."""
 
     def __post_init__(self) -> None:
-        self.values = {token(): token() for _ in range(self.count)}
+        self.values = {token(20): token() for _ in range(self.count)}  # 1,000 for two plugins fit in an agent
         self.canaries = {f"CANARY_{number}": token() for number in range(10)}
 
     def fill(self, must: Must) -> None:
