@@ -17,7 +17,7 @@ import trio
 
 from avault_protocol import AvaultError, BusyError, pack_error
 
-from ..callers.caller import identify
+from ..callers.caller import identify, uid_of
 from ..faults import log_fault
 from ..systemd.credential_server import CredentialServer
 from ..systemd.sockets import Sockets
@@ -117,6 +117,10 @@ class Server:
 
     def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
         """Identify before listening: by what the kernel says, and only a process that is alive."""
+        count = self._per_uid[uid := uid_of(sock)]
+        if count >= self._core.settings.max_connections_per_uid:
+            refuse(sock, BusyError(f"uid {uid} has {count} connections already"))
+            return
         try:
             caller, process = identify(sock, agent)
         except AvaultError as error:
@@ -126,24 +130,19 @@ class Server:
             log.warning("a caller could not be identified: %s", os.strerror(error.errno or 0))
             refuse(sock, BusyError("the daemon is out of descriptors"))
             return
-        count = self._per_uid[caller.uid]
-        if count >= self._core.settings.max_connections_per_uid:
-            process.close()
-            refuse(sock, BusyError(f"uid {caller.uid} has {count} connections already"))
-            return
         process = self._core.bindings.processes.join(process)
-        self._per_uid[caller.uid] += 1
-        ends = self._ends.setdefault(process, set())
-        scope = trio.CancelScope()
         if operator:
-            ends.add(scope.cancel)
+            scope = trio.CancelScope()
             self._nursery.start_soon(self._converse, sock, caller, process, scope)
-            return
-        try:
-            ends.add(self.agents.admit(sock, caller, process).end)
-        except OSError:
-            self._forget(caller, process, scope.cancel)
-            raise
+            end = scope.cancel
+        else:
+            try:
+                end = self.agents.admit(sock, caller, process).end
+            except OSError:
+                self._core.bindings.processes.leave(process)
+                raise
+        self._per_uid[uid] += 1
+        self._ends.setdefault(process, set()).add(end)
 
     async def _converse(
         self, sock: socket.socket, caller: Caller, process: Process, scope: trio.CancelScope
