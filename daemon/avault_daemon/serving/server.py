@@ -134,7 +134,7 @@ class Server:
         if operator:
             scope = trio.CancelScope()
             self._nursery.start_soon(self._converse, sock, caller, process, scope)
-            end = scope.cancel
+            end: Callable[[], None] = scope.cancel
         else:
             try:
                 end = self.agents.admit(sock, caller, process).end
