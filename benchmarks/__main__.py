@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import commands, profile, requests, storage
+from . import commands, peers, profile, requests, storage
 
 FIGURES = {
     "get": requests.get,
@@ -13,6 +13,7 @@ FIGURES = {
     "connect": requests.connect,
     "status": commands.status,
     "script": commands.script,
+    "peers": peers.peers,
     "set": storage.store,
     "many": storage.many,
     "profile": profile.profile,

@@ -32,7 +32,9 @@ class Compared:
         """Say it all in one line: the ratio with its quartiles, and both medians."""
         low, _, high = quantiles(self._ratios(), n=4)
         ours, peer = median(self.ours) * scale, median(self.peer) * scale
-        return f"{what}: {self.ratio:.2f} ({low:.2f} to {high:.2f}); {ours:.1f} {unit} to {peer:.1f} {unit}"
+        return (
+            f"{what}: {self.ratio:#.3g} ({low:#.3g} to {high:#.3g}); {ours:.1f} {unit} to {peer:.1f} {unit}"
+        )
 
 
 def in_turns(ours: Measure, peer: Measure, rounds: int) -> Compared:
