@@ -75,7 +75,7 @@ class Conversation:
         if self._question is not None:
             raise RuntimeError("a request is open on this connection")
         self._question = question
-        self._known = None if self._stop else question.answered
+        self._known = None if self._stop or hello is not None else question.answered
         before = b"" if hello is None else self._greeting(hello)
         self._id = self._id % MAX_ID + 1
         return before + question.under(self._id)

@@ -22,7 +22,7 @@ def given_back() -> Generator[None]:
 def opened(name: str, content: bytes, version: int = 1) -> Opened:
     slot = ARENA.take(len(content))
     slot.view[:] = content
-    return Opened(SecretInfo(name, version, 1_700_000_000, "text"), slot)
+    return Opened(SecretInfo(name, version, 1_700_000_000, "text"), slot, b"its line")
 
 
 def keep(cache: Cache, name: str, content: bytes = b"value") -> Value:
@@ -44,7 +44,9 @@ def test_only_the_value_itself_takes_room() -> None:
     cache = Cache(ARENA)
     whole = ARENA.take(1000)
     whole.view[:] = b"x" * 1000
-    value = cache.keep(("A", None), Opened(SecretInfo("A", 1, 1_700_000_000, "text"), whole.narrow(500, 10)))
+    value = cache.keep(
+        ("A", None), Opened(SecretInfo("A", 1, 1_700_000_000, "text"), whole.narrow(500, 10), b"")
+    )
     assert ARENA.in_use == 64
     assert bytes(value.view) == b"x" * 10
     cache.clear()

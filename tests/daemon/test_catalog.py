@@ -17,7 +17,7 @@ from avault_protocol import CorruptError, LockedError
 from support.logs import SECRET
 from support.vaults import CHEAP, put_in
 
-ARENA = Arena(1 << 16)
+ARENA = Arena(1 << 17)
 COBOT = Agent("cobot", Selectors(uids=[1001])).with_grants("telegram", ["TOKEN"])
 
 

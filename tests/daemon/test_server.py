@@ -25,6 +25,7 @@ from avault_daemon.serving.outbox import MAX_QUEUED
 from avault_daemon.settings import Settings
 from avault_protocol import (
     AlreadyBoundError,
+    AvaultError,
     BadRequestError,
     BusyError,
     InternalError,
@@ -131,6 +132,83 @@ async def test_who_asks_and_then_says_no_more_is_answered_to_the_end(house: Hous
     with pytest.raises(EOFError):
         await agent.answer()
     assert not house.server.agents
+
+
+async def test_descriptors_hold_up_nothing(house: House) -> None:
+    """A read ends behind them, short of what has come."""
+    await granted(house)
+    agent = await house.agent()
+    await agent.ask("get_secret", {"name": "TOKEN"}, fds=(agent.sock.fileno(),))
+    await agent.ask("get_secret", {"name": "TOKEN"})
+    for _ in range(2):
+        assert (await agent.answer())[1] == VALUE
+
+
+async def test_who_does_not_read_is_not_answered_on(house: House) -> None:
+    await granted(house, TOKEN=b"x" * limits.MAX_VALUE)
+    agent = await house.agent()
+    request = pack_request(7, "get_secret", {"name": "TOKEN"})
+    await agent.send(request * 100)
+    await trio.testing.wait_all_tasks_blocked()
+    before = house.core.record.number
+    for _ in range(20):
+        await agent.send(request)
+        await trio.testing.wait_all_tasks_blocked()
+    assert house.core.record.number == before
+    for _ in range(120):
+        assert (await agent.answer())[1] == b"x" * limits.MAX_VALUE
+
+
+async def test_a_half_sent_value_is_not_completed_by_anothers(house: House) -> None:
+    operator = await granted(house, TOKEN=b"x" * limits.MAX_VALUE)
+    agent = await house.agent()
+    await agent.send(pack_request(1, "get_secret", {"name": "TOKEN"}) * 20)
+    await trio.testing.wait_all_tasks_blocked()
+    await operator.call("rm", {"name": "TOKEN"})
+    await house.put(operator, TOKEN=b"y" * limits.MAX_VALUE)  # version 1 again, of the same size
+    seen = bytearray()
+    try:
+        while data := await agent.sock.recv(1 << 20):
+            seen += data
+    except ConnectionResetError:
+        pass
+    assert b"x" * 100 in seen
+    assert b"y" not in seen
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [("lock", LockedError), ("rm", NotGrantedError), ("agent_rm", NotGrantedError), ("anew", BusyError)],
+)
+async def test_what_changes_while_the_disk_is_waited_for_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, error: type[AvaultError]
+) -> None:
+    async with open_house(tmp_path, Settings(audit_sync="always")) as house:
+        operator = await granted(house)
+        agent = await house.agent()
+        real, waiting, go_on = house.core.record.settle, trio.Event(), trio.Event()
+
+        async def settle() -> None:
+            await real()
+            waiting.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(house.core.record, "settle", settle)
+        await agent.ask("get_secret", {"name": "TOKEN"})
+        await waiting.wait()
+        if change in ("rm", "anew"):
+            await house.core.vault.rm("TOKEN")
+        if change == "anew":
+            value = bytearray(VALUE)
+            item = {"name": "TOKEN", "size": len(value), "encoding": "text"}
+            await house.core.vault.put([item], memoryview(value), replace=True)
+        if change == "lock":
+            house.core.vault.lock()
+        if change == "agent_rm":
+            await house.core.vault.remove_agent("cobot")
+        go_on.set()
+        assert isinstance((await agent.answer())[0].error, error)
+        operator.close()
 
 
 async def test_what_was_asked_before_rubbish_is_answered(house: House) -> None:

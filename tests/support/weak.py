@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from avault_daemon.audit import Record
 from avault_daemon.callers import caller, processes
 from avault_daemon.callers.bindings import Bindings
@@ -95,9 +93,8 @@ def _bind_anyway(self: Bindings, agent: str, plugin: str, process: Process, inst
     """Keep no plugin for the process that has it."""
 
 
-async def _no_deaths(self: Processes) -> list[Process]:
-    await trio.sleep_forever()
-    raise AssertionError
+def _no_deaths(self: Processes) -> list[Process]:
+    return []
 
 
 _hoard: list[bytes] = []
@@ -131,7 +128,7 @@ WEAKNESSES: dict[str, list[Patch]] = {
     "deathless": [
         (processes, "alive", _always),
         (caller, "alive", _always),
-        (Processes, "deaths", _no_deaths),
+        (Processes, "dead", _no_deaths),
         (Bindings, "bind", _bind_anyway),
     ],
     "credulous": [

@@ -40,7 +40,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 class Bindings:
     """The processes that hold plugins; *path* is where this outlives the daemon.
 
-    `path` is that file. `processes` is the registry whose `Processes.deaths` the server awaits, and hands what it gets to `drop`.
+    `path` is that file. `processes` is the registry whose `dead` the server hands to `drop`.
     *boot* is this boot's id, the kernel's if left out. `warnings` says what was wrong with the file, if anything.
     """
 

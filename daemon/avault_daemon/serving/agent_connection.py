@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -17,6 +18,8 @@ from avault_protocol import (
     BusyError,
     Decoder,
     InternalError,
+    LockedError,
+    NotFoundError,
     NotGrantedError,
     Request,
     RequestTimeoutError,
@@ -30,7 +33,7 @@ from avault_protocol import (
 from ..faults import log_fault
 from .agent_api import AgentConversation
 from .conversation import Answer, Wait
-from .outbox import Outbox, Stalled
+from .outbox import Outbox, Stalled, reopened
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
@@ -68,14 +71,14 @@ class AgentConnection:
         self._agents = agents
         self._core = core
         self._sock = sock
-        self._outbox = Outbox(sock)
+        self._outbox = Outbox(sock, self._reopen)
         self._decoder = Decoder()
         self._conversation = AgentConversation(core, caller, process)
         self._tasks: set[trio.CancelScope] = set()
         self._waiting = 0
+        self._due: deque[Request] = deque()  # those that have waited for the unlock
+        self._backlog = False  # whether the decoder may hold a request
         self._stuck = False  # what it was sent has not been taken: it is not served until it has
-        # Whether the kernel may hold something; and whether the decoder may.
-        self._arrived = self._backlog = self._last = False
         self._fault: AvaultError | None = None
 
     @property
@@ -85,29 +88,26 @@ class AgentConnection:
 
     # --- a turn, in three steps ---------------------------------------------------------------------------------
 
-    def arrived(self, last: bool) -> None:
-        """Note that the kernel has something, and behind it, if this is the *last*, the end of the stream."""
-        self._arrived = True
-        self._last = last
-
     @property
     def wants_turn(self) -> bool:
-        """Whether there is something to be done, as far as is known."""
-        return self.open and not self._stuck and (self._arrived or self._backlog)
+        """Whether there is something to be done that the kernel knows nothing of."""
+        return self.open and not self._stuck and (self._backlog or bool(self._due))
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it waits for what its peer sends next."""
+        return self.open and not self._stuck
 
     def receive(self) -> None:
         """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
-        if self._backlog or self._stuck or not self._arrived:
+        if self._backlog or self._stuck:
             return
         try:
             data = self._sock.recv(RECEIVE)
         except BlockingIOError:
-            self._arrived = False
             return
         if not data:
             raise EOFError
-        # The kernel tells once of what it has: a short read has emptied it, after a full one nobody knows.
-        self._arrived = len(data) == RECEIVE or self._last
         self._backlog = True
         self._decoder.feed(data)
 
@@ -116,27 +116,39 @@ class AgentConnection:
 
         What that puts on record must be flushed before anything is sent.
         """
-        try:
-            for _ in range(most if self._backlog else 0):
-                message = self._decoder.next_message()
-                if isinstance(message, Request):
-                    self._handle(message, answers)
-                elif message is None:
-                    break
-                elif isinstance(message, Response):
-                    raise BadRequestError("a response, where nothing was asked")
-                # Else a notification, which asks for no answer, and of which none is known.
+        while not self._stuck and most > 0 and (self._due or self._backlog):
+            most -= 1
+            if self._due:
+                self._handle(self._due.popleft(), answers, waited=True)
             else:
-                self._backlog = not self._decoder.empty
-                return
+                self._answer_next(answers)
+
+    def _answer_next(self, answers: Answers) -> None:
+        try:
+            message = self._decoder.next_message()
+            if isinstance(message, Request):
+                self._handle(message, answers)
+            elif isinstance(message, Response):
+                raise BadRequestError("a response, where nothing was asked")
+            # Else a notification, which asks for no answer, and of which none is known.
+            self._backlog = message is not None and not self._decoder.empty
         except (BadRequestError, TooLargeError) as error:
+            self._backlog = False
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
-        self._backlog = False
+
+    def renewed(self, answer: Answer | AvaultError) -> Answer | AvaultError:
+        """Return *answer* as it must be after a wait: what was decided and opened before it counts no more."""
+        if isinstance(answer, AvaultError) or answer.value is None or answer.value.kept:
+            return answer
+        try:
+            return Answer({}, reopened(answer.value, self._reopen))
+        except AvaultError as error:
+            return error
 
     def send(self, answers: Answers) -> None:
         """Send what is on record; where the peer has broken the protocol behind it, end the connection."""
         for request_id, answer in answers:
-            self._outbox.answer(request_id, answer, self._reopen)
+            self._outbox.answer(request_id, answer)
         if not self._outbox.empty:
             self._drain()
         if self._fault is not None:
@@ -161,9 +173,14 @@ class AgentConnection:
     def _reopen(self, name: str, version: int) -> Value:
         """Open again what was not sent at once; whether it may be had is asked again too."""
         session = self._conversation.session
+        if self._core.vault.locked:
+            raise LockedError
         if session is None or not self._core.gate.allows(session, name):
             raise NotGrantedError
-        return self._core.vault.value(name, version)
+        try:
+            return self._core.vault.value(name, version)
+        except NotFoundError:
+            raise NotGrantedError from None
 
     # --- what takes time ----------------------------------------------------------------------------------------
 
@@ -185,10 +202,8 @@ class AgentConnection:
         with self._ringing(), trio.move_on_after(seconds):
             await self._core.unlocked.wait()
         self._waiting -= 1
-        if self.process.alive():
-            answers: Answers = []
-            self._handle(request, answers, waited=True)
-            await self._agents.deliver([(self, answers)])
+        self._due.append(request)
+        self._agents.wake(self)
 
     def _ringing(self) -> AbstractContextManager[None]:
         session = self._conversation.session

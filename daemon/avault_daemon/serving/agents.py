@@ -1,11 +1,11 @@
 """All plugins' connections, served by one task, in turns.
 
 A round takes a few connections (`turns`: the uids in turn, so that a crowd of one uid takes no more of the daemon than
-one connection of another): it receives from each and answers, puts all of it on record by one write, and sends. Nothing
+one connection of another): it receives from each, drops those whose process has died, answers, puts all of it on record by one write, and sends. Nothing
 in it waits, but for the disk where the record is to be synced first.
 
-The kernel tells of what has come by one epoll for all of them, edge-triggered (epoll(7)): once, so what is left over
-from a turn is remembered by the connection. To have a task for each connection instead would cost some kilobytes a
+The kernel tells of what has come by one epoll for all of them, of each connection once (EPOLLONESHOT, epoll(7)): it is
+asked again when nothing is left to do there, and never of one that waits for its turn or does not read. To have a task for each connection instead would cost some kilobytes a
 connection, and more time than all of the rest.
 """
 
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from ..callers.processes import Process
     from ..core import Core
 
-ROUND = 4
+ROUND = 16
 """Requests of one round, or a few more; it bounds how long the next one who comes waits for its turn."""
-_LAST = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 Due = Sequence[tuple[AgentConnection, Answers]]
 """Answers, and who is to have them."""
@@ -65,7 +64,7 @@ class Agents:
         self._deaths = core.bindings.processes.fileno()
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._deaths, select.EPOLLIN)
-        self._epoll.register(self._alarm, _EVENTS)
+        self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -77,7 +76,7 @@ class Agents:
         """Serve *caller* on *sock* from now on, which must not block."""
         connection = AgentConnection(self, self._core, sock, caller, process)
         number = sock.fileno()
-        self._epoll.register(number, _EVENTS)
+        self._epoll.register(number, _ONCE)
         self._by_number[number] = connection
         self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
         self._came.set()
@@ -92,10 +91,7 @@ class Agents:
     def tell(self, event: str, detail: dict[str, object]) -> None:
         """Tell every plugin of an event of the vault."""
         for connection in self:
-            try:
-                connection.notify(event, detail)
-            except Exception as error:  # noqa: BLE001
-                connection.end(error)
+            _alone(connection, connection.notify, event, detail)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run *work*, which raises nothing, beside all else."""
@@ -103,6 +99,8 @@ class Agents:
 
     def wake(self, connection: AgentConnection) -> None:
         """Give *connection* a turn, although nothing has come."""
+        if not connection.open:
+            return
         self._turns.add(connection.caller.uid, connection)
         os.eventfd_write(self._alarm, 1)
 
@@ -126,27 +124,30 @@ class Agents:
             os.close(self._alarm)
 
     def _look(self) -> None:
-        """Learn what has come, and who has died: what they said before is not heard, nor what their heirs say now."""
-        for number, events in self._epoll.poll(0):
+        for number, _ in self._epoll.poll(0):
             connection = self._by_number.get(number)
             if connection is not None:
-                connection.arrived(bool(events & _LAST))
                 self._turns.add(connection.caller.uid, connection)
             elif number == self._deaths:
                 self._bury()
 
     async def _round(self) -> None:
         served = self._turns.deal(ROUND)
-        due = list[tuple[AgentConnection, Answers]]()
+        share = ROUND // max(len(served), 1)
         for connection in served:
-            if connection.open:
-                due.append((connection, _answers(connection, -(-ROUND // len(served)))))
+            _alone(connection, connection.receive)
+        self._bury()  # who asks on a connection whose process has died is somebody else
+        due = [(connection, _answers(connection, share)) for connection in served if connection.open]
+        if self._strangers:
+            for connection, _ in due:
+                if connection.greeted:
+                    self._strangers.pop(connection, None)
         await self.deliver(due)
         for connection, _ in due:
-            if self._strangers and connection.greeted:
-                self._strangers.pop(connection, None)
             if connection.wants_turn:
                 self._turns.add(connection.caller.uid, connection)
+            elif connection.wants_more:
+                self._epoll.modify(connection.number, _ONCE)
 
     async def deliver(self, due: Due) -> None:
         """Record, then send. What could not be recorded is not served."""
@@ -155,17 +156,14 @@ class Agents:
             record.flush()
             if record.always:
                 await record.settle()
+                due = [(one, [(number, one.renewed(answer)) for number, answer in got]) for one, got in due]
         except AuditFailedError as failure:
             due = withheld(due, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
             log_fault("putting something on record", error)
             due = withheld(due, InternalError())
         for connection, answers in due:
-            if connection.open:
-                try:
-                    connection.send(answers)
-                except Exception as error:  # noqa: BLE001
-                    connection.end(error)
+            _alone(connection, connection.send, answers)
 
     async def _expire(self) -> None:
         """End the connections that do not say hello in time; they stand in the order in which they came."""
@@ -186,9 +184,14 @@ def withheld(due: Due, failure: AvaultError) -> Due:
 
 def _answers(connection: AgentConnection, most: int) -> Answers:
     answers: Answers = []
-    try:
-        connection.receive()
-        connection.answer(most, answers)
-    except Exception as error:  # noqa: BLE001 - one connection ends alone
-        connection.end(error)
+    _alone(connection, connection.answer, most, answers)
     return answers
+
+
+def _alone(connection: AgentConnection, step: Callable[..., None], *arguments: object) -> None:
+    """Take one step with *connection*: what goes wrong with it ends it, and nothing else."""
+    if connection.open:
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001
+            connection.end(error)

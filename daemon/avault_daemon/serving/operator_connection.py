@@ -52,7 +52,7 @@ class OperatorConnection:
     def __init__(self, core: Core, sock: socket.socket, caller: Caller, process: Process) -> None:
         self._core = core
         self._process = process
-        self._outbox = Outbox(sock)
+        self._outbox = Outbox(sock, core.vault.value)
         self._inbox = Inbox(sock, core.arena, lambda: core.vault.epoch)
         self._conversation = OperatorConversation(core, caller)
         self._open = 0
@@ -89,7 +89,7 @@ class OperatorConnection:
         finally:
             message.release()
             self._open -= 1
-        self._outbox.answer(request.id, answer, self._core.vault.value)
+        self._outbox.answer(request.id, answer)
         if not self._outbox.empty:
             await self._outbox.drain()
 

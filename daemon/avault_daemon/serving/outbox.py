@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AvaultError, TooLargeError, limits, pack_error, pack_result, respond
+from avault_protocol import AvaultError, BusyError, TooLargeError, limits, pack_error, pack_result, respond
 
 if TYPE_CHECKING:
     from ..vault import Value
@@ -27,31 +27,40 @@ Reopen = Callable[[str, int], "Value"]
 MAX_QUEUED = 128
 
 
+def reopened(value: Value, reopen: Reopen) -> Value:
+    """Return *value*, which was closed, open again.
+
+    Raises what *reopen* does, and `BusyError` where another stands in its place: of a secret that was removed and made
+    anew, or of another vault that was restored.
+    """
+    again = reopen(value.name, value.version)
+    if again.source != value.source:
+        raise BusyError("the secret was replaced meanwhile", hint="ask again")
+    return again
+
+
 class Stalled(Exception):
     """The peer does not take what it is sent, or has not while it could still be had."""
 
 
 class _Item:
-    __slots__ = ("header", "reopen", "sent", "size", "value")
+    __slots__ = ("header", "sent", "size", "value")
 
-    def __init__(self, header: bytes, value: Value | None, reopen: Reopen | None) -> None:
+    def __init__(self, header: bytes, value: Value | None) -> None:
         self.header = header
         self.value = value
-        self.reopen = reopen
         self.sent = 0
         self.size = len(header) + (0 if value is None else value.size)
 
-    def parts(self) -> list[bytes | memoryview]:
+    def parts(self, reopen: Reopen) -> list[bytes | memoryview]:
         """What is still to be sent; opens the value again where it was closed, `Stalled` if it cannot."""
-        if self.value is None or self.reopen is None:
+        if self.value is None:
             return [self.header[self.sent :]]
         if not self.value.kept:
             try:
-                self.value = self.reopen(self.value.name, self.value.version)
-            except AvaultError as error:  # locked, removed, or taken back meanwhile
+                self.value = reopened(self.value, reopen)
+            except AvaultError as error:
                 raise Stalled from error
-            if self.value.size != self.size - len(self.header):  # another vault was restored meanwhile
-                raise Stalled
         if not self.sent:
             return [self.header, self.value.view]
         behind = self.sent - len(self.header)
@@ -67,8 +76,10 @@ class Outbox:
     stream then ends in the middle of a message) or too much is queued already.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, reopen: Reopen) -> None:
+        """*reopen* opens a value that was closed, or raises an `AvaultError` if this peer is not to have it any more."""
         self._sock = sock
+        self._reopen = reopen
         self._items: deque[_Item] = deque()
         self._draining = trio.Lock()
 
@@ -77,25 +88,21 @@ class Outbox:
         """Whether everything has been sent."""
         return not self._items
 
-    def put(self, header: bytes, value: Value | None = None, reopen: Reopen | None = None) -> None:
-        """Send *header*, and behind it *value*; queue what the socket does not take now.
-
-        Once *value* is closed, *reopen* opens that version of it again, or raises an `AvaultError` if this peer is not to
-        have it any more.
-        """
-        item = _Item(header, value, reopen)
+    def put(self, header: bytes, value: Value | None = None) -> None:
+        """Send *header*, and behind it *value*; queue what the socket does not take now."""
+        item = _Item(header, value)
         if len(self._items) >= MAX_QUEUED:
             raise Stalled
         if self._items or not self._send(item):
             self._items.append(item)
 
-    def answer(self, request_id: int, answer: Answer | AvaultError, reopen: Reopen) -> None:
+    def answer(self, request_id: int, answer: Answer | AvaultError) -> None:
         """Do with the answer to a request what `put` does."""
         try:
             if isinstance(answer, AvaultError):
                 self.put(pack_error(request_id, answer))
             elif (value := answer.value) is not None:
-                self.put(respond(request_id, value.result), value, reopen)
+                self.put(respond(request_id, value.result), value)
             else:
                 self.put(respond(request_id, pack_result(answer.result)))
         except TooLargeError as error:
@@ -110,7 +117,7 @@ class Outbox:
     def _send(self, item: _Item) -> bool:
         """Send what the socket takes of *item*; report whether that was all that was left of it."""
         try:
-            item.sent += self._sock.sendmsg(item.parts(), (), socket.MSG_NOSIGNAL)
+            item.sent += self._sock.sendmsg(item.parts(self._reopen), (), socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         return item.sent >= item.size

@@ -19,13 +19,15 @@ ROOM = 256 * 1024
 class Value:
     """One version of a secret, open for as long as its cache keeps it. To be used on the loop's thread alone."""
 
-    __slots__ = ("_slot", "encoding", "name", "result", "size", "version")
+    __slots__ = ("_slot", "encoding", "name", "result", "size", "source", "version")
 
     def __init__(self, opened: Opened, slot: Slot) -> None:
         self.name = opened.name
         self.version = opened.version
         self.encoding = opened.encoding
         self.size = opened.size
+        self.source = opened.source
+        """The line of the vault file that it was opened from: no other version of any secret has the same."""
         self.result = pack_result(
             {"name": self.name, "version": self.version, "encoding": self.encoding}, self.size
         )

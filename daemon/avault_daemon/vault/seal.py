@@ -52,12 +52,13 @@ class SecretInfo:
 
 
 class Opened:
-    """One version of a secret, with its value, of *size* bytes, open in the arena until it is *released*."""
+    """One version of a secret, with its value, of *size* bytes, open in the arena until it is *released*; *source* is its line."""
 
-    __slots__ = ("_slot", "info", "released", "size")
+    __slots__ = ("_slot", "info", "released", "size", "source")
 
-    def __init__(self, info: SecretInfo, slot: Slot) -> None:
+    def __init__(self, info: SecretInfo, slot: Slot, source: bytes) -> None:
         self.info = info
+        self.source = source
         self.size = slot.size
         self.released = False
         self._slot = slot
@@ -193,7 +194,7 @@ class Seal:
             info = SecretInfo(found.decode(), int(version), int(created), encoding.decode())
             if info.name != name and self.blind(info.name) != line.d:
                 raise CorruptError(f"the line for {line.d} holds a secret of another name")
-            return Opened(info, slot.narrow(header.end(), slot.size - header.end()))
+            return Opened(info, slot.narrow(header.end(), slot.size - header.end()), line.raw)
         except BaseException:
             slot.release()
             raise
