@@ -155,6 +155,7 @@ def idlers(count: int, seconds: float) -> None:
     with furnished() as service:
         alone, beside = Times(), Times()
         alone.take(service, seconds)
+        time.sleep(1)  # until what the polite client has closed is gone
         memory, descriptors = service.resident(), service.descriptors()
         with Crowd("idle", count, service.agent_socket, HERMES, prefix=HOSTILE):
             while service.descriptors() < descriptors + count:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..callers.processes import Process
     from ..core import Core
 
-ROUND = 16
+ROUND = 4
 """Requests of one round, or a few more; it bounds how long the next one who comes waits for its turn."""
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
