@@ -91,7 +91,7 @@ class AgentConnection:
     @property
     def wants_turn(self) -> bool:
         """Whether there is something to be done that the kernel knows nothing of."""
-        return self.open and not self._stuck and (self._backlog or bool(self._due))
+        return self.wants_more and (self._backlog or bool(self._due))
 
     @property
     def wants_more(self) -> bool:

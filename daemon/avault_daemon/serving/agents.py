@@ -1,12 +1,12 @@
 """All plugins' connections, served by one task, in turns.
 
 A round takes a few connections (`turns`: the uids in turn, so that a crowd of one uid takes no more of the daemon than
-one connection of another): it receives from each, drops those whose process has died, answers, puts all of it on record by one write, and sends. Nothing
-in it waits, but for the disk where the record is to be synced first.
+one connection of another): it receives from each, drops those whose process has died, answers, puts all of it on record
+by one write, and sends. Nothing in it waits, but for the disk where the record is to be synced first.
 
 The kernel tells of what has come by one epoll for all of them, of each connection once (EPOLLONESHOT, epoll(7)): it is
-asked again when nothing is left to do there, and never of one that waits for its turn or does not read. To have a task for each connection instead would cost some kilobytes a
-connection, and more time than all of the rest.
+asked again when nothing is left to do there, and never of one that waits for its turn or does not read. To have a task for
+each connection instead would cost some kilobytes a connection, and more time than all of the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..core import Core
 
 ROUND = 4
-"""Requests of one round, or a few more; it bounds how long the next one who comes waits for its turn."""
+"""Requests of one round, at most; it bounds how long the next one who comes waits for its turn."""
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 Due = Sequence[tuple[AgentConnection, Answers]]
@@ -61,9 +61,9 @@ class Agents:
         self._turns = Turns[AgentConnection]()
         self._strangers: dict[AgentConnection, float] = {}  # by when each must have said hello
         self._came = trio.Event()
-        self._deaths = core.bindings.processes.fileno()
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._deaths, select.EPOLLIN)
+        # A death wakes the task too: each round buries who has died.
+        self._epoll.register(core.bindings.processes.fileno(), select.EPOLLIN)
         self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
@@ -75,9 +75,8 @@ class Agents:
     def admit(self, sock: socket.socket, caller: Caller, process: Process) -> AgentConnection:
         """Serve *caller* on *sock* from now on, which must not block."""
         connection = AgentConnection(self, self._core, sock, caller, process)
-        number = sock.fileno()
-        self._epoll.register(number, _ONCE)
-        self._by_number[number] = connection
+        self._epoll.register(connection.number, _ONCE)
+        self._by_number[connection.number] = connection
         self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
         self._came.set()
         return connection
@@ -128,8 +127,6 @@ class Agents:
             connection = self._by_number.get(number)
             if connection is not None:
                 self._turns.add(connection.caller.uid, connection)
-            elif number == self._deaths:
-                self._bury()
 
     async def _round(self) -> None:
         served = self._turns.deal(ROUND)
@@ -142,14 +139,14 @@ class Agents:
             for connection, _ in due:
                 if connection.greeted:
                     self._strangers.pop(connection, None)
-        await self.deliver(due)
+        await self._deliver(due)
         for connection, _ in due:
             if connection.wants_turn:
                 self._turns.add(connection.caller.uid, connection)
             elif connection.wants_more:
                 self._epoll.modify(connection.number, _ONCE)
 
-    async def deliver(self, due: Due) -> None:
+    async def _deliver(self, due: Due) -> None:
         """Record, then send. What could not be recorded is not served."""
         record = self._core.record
         try:

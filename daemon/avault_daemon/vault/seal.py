@@ -74,11 +74,6 @@ class Opened:
         return self.info.version
 
     @property
-    def created(self) -> int:
-        """When this version was stored, in Unix seconds."""
-        return self.info.created
-
-    @property
     def encoding(self) -> str:
         """What the client declared: "text" or "base64"."""
         return self.info.encoding
