@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from avault_daemon.callers import caller as caller_module
-from avault_daemon.callers.caller import SO_PEERPIDFD, CallerGoneError, identify, system_unit
-from avault_daemon.callers.processes import start_time
+from avault_daemon.callers.caller import SO_PEERPIDFD, CallerGoneError, credentials, identify, system_unit
+from avault_daemon.callers.processes import Process, start_time
 from avault_protocol import ERRORS, UnknownAgentError
 from support import cgroups
 from support.attacks import SPARE_UID
-from support.pids import end, needs_pids, sleeper_with
+from support.pids import end, needs_pids, sleeper, sleeper_with
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -100,7 +100,7 @@ def no_descriptor_is_left() -> Generator[None]:
 def test_a_caller_is_what_the_kernel_says_of_it() -> None:
     uid = SPARE_UID if os.geteuid() == 0 else os.geteuid()
     with client() as (connection, child):
-        caller, process = identify(connection, "cobot")
+        caller, process = identify(connection, credentials(connection), "cobot")
         assert (caller.pid, caller.uid, caller.socket_agent) == (child.pid, uid, "cobot")
         assert caller.gid == (SPARE_UID if os.geteuid() == 0 else os.getegid())
         assert caller.started == start_time(child.pid)
@@ -117,13 +117,13 @@ def test_a_dead_parent_is_nobody_though_its_child_holds_the_socket() -> None:
     with client(DIE_AND_LEAVE_THE_SOCKET_TO_A_CHILD) as (connection, child):
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         with pytest.raises(CallerGoneError):  # a zombie still
-            identify(connection, None)
+            identify(connection, credentials(connection), None)
         child.wait()
         with pytest.raises(CallerGoneError, match="has ended"):
-            identify(connection, None)
+            identify(connection, credentials(connection), None)
         old = as_peer(connection, WITHOUT_PEERPIDFD)
         with old, pytest.raises(CallerGoneError):
-            identify(old, None)
+            identify(old, credentials(old), None)
 
 
 @needs_pids
@@ -133,16 +133,43 @@ def test_a_process_with_a_dead_callers_pid_is_not_the_caller() -> None:
         other = sleeper_with(child.pid)
         try:
             with pytest.raises(CallerGoneError):
-                identify(connection, None)
+                identify(connection, credentials(connection), None)
+            with known(other.pid, started=1) as heir, pytest.raises(CallerGoneError):
+                identify(connection, credentials(connection), None, known=heir)
             # The control: a kernel that keeps no handle does take one for the other. So the uid is the connection's
             # all the same, and there is no unit.
             with as_peer(connection, WITHOUT_PEERPIDFD) as old:
-                caller, process = identify(old, None)
+                caller, process = identify(old, credentials(old), None)
                 process.close()
             assert (caller.pid, caller.uid, caller.unit) == (other.pid, SPARE_UID, None)
             assert os.stat(f"/proc/{other.pid}").st_uid == 0
         finally:
             end(other)
+
+
+@contextmanager
+def known(pid: int, *, started: int) -> Generator[Process]:
+    """A process that was known by *pid*, with a start time that cannot have been read."""
+    process = Process(pid, started, os.pidfd_open(pid))
+    yield process
+    process.close()
+
+
+def test_a_process_that_is_known_and_lives_is_not_looked_up_again() -> None:
+    with client() as (connection, child), known(child.pid, started=1) as same:
+        caller, process = identify(connection, credentials(connection), None, known=same)
+        process.close()
+    assert (caller.pid, caller.started) == (child.pid, 1)
+    assert process == same
+
+
+def test_one_that_was_known_by_the_number_and_died_is_somebody_else() -> None:
+    earlier = sleeper()
+    with known(earlier.pid, started=1) as dead, client() as (connection, child):
+        end(earlier)
+        caller, process = identify(connection, credentials(connection), None, known=dead)
+        process.close()
+        assert caller.started == start_time(child.pid)
 
 
 @needs_root
@@ -153,7 +180,7 @@ def test_a_program_that_was_started_after_connecting_changes_nothing_but_exe() -
         child.stdin.write(b"x")
         child.stdin.flush()
         assert child.stdout.read(1) == b"x"  # it is cat by now
-        caller, process = identify(connection, None)
+        caller, process = identify(connection, credentials(connection), None)
         process.close()
         assert (caller.pid, caller.uid) == (child.pid, SPARE_UID)
         assert caller.exe is not None
@@ -169,14 +196,14 @@ def unit_cgroup() -> Generator[Path]:
 
 def test_the_unit_is_that_of_the_cgroup(unit_cgroup: Path) -> None:
     with client(cgroup=unit_cgroup.parent) as (connection, _):
-        caller, process = identify(connection, None)
+        caller, process = identify(connection, credentials(connection), None)
         process.close()
     assert caller.unit == "cobot.service"
 
 
 def test_a_unit_cannot_name_itself_by_a_cgroup_below_its_own(unit_cgroup: Path) -> None:
     with client(cgroup=unit_cgroup) as (connection, _):
-        caller, process = identify(connection, None)
+        caller, process = identify(connection, credentials(connection), None)
         process.close()
     assert caller.unit == "cobot.service"
 
@@ -186,7 +213,7 @@ def test_without_a_handle_since_connect_there_is_no_unit(unit_cgroup: Path) -> N
         client(cgroup=unit_cgroup) as (connection, child),
         as_peer(connection, WITHOUT_PEERPIDFD) as old,
     ):
-        caller, process = identify(old, None)
+        caller, process = identify(old, credentials(old), None)
         process.close()
     assert (caller.pid, caller.unit) == (child.pid, None)
 
@@ -196,14 +223,14 @@ def test_each_way_of_a_kernel_to_say_gone(number: int) -> None:
     with client() as (connection, _):
         peer = as_peer(connection, {SO_PEERPIDFD: OSError(number, "gone")})
         with peer, pytest.raises(CallerGoneError):
-            identify(peer, None)
+            identify(peer, credentials(peer), None)
 
 
 def test_no_room_for_a_descriptor_is_not_the_callers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     with client() as (connection, _):
         peer = as_peer(connection, {SO_PEERPIDFD: OSError(errno.EMFILE, "full")})
         with peer, pytest.raises(OSError, match="full"):
-            identify(peer, None)
+            identify(peer, credentials(peer), None)
     with client() as (connection, _):
         old = as_peer(connection, WITHOUT_PEERPIDFD)
 
@@ -212,14 +239,14 @@ def test_no_room_for_a_descriptor_is_not_the_callers_fault(monkeypatch: pytest.M
 
         monkeypatch.setattr("os.pidfd_open", full)
         with old, pytest.raises(OSError, match="full"):
-            identify(old, None)
+            identify(old, credentials(old), None)
 
 
 def test_a_peer_in_a_pid_namespace_out_of_sight_is_unknown() -> None:
     with client() as (connection, _):
         peer = as_peer(connection, {socket.SO_PEERCRED: struct.pack("=iII", 0, 1000, 1000)})
         with peer, pytest.raises(UnknownAgentError, match="pid namespace"):
-            identify(peer, None)
+            identify(peer, credentials(peer), None)
 
 
 def test_a_live_caller_that_proc_hides_is_unknown_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +256,7 @@ def test_a_live_caller_that_proc_hides_is_unknown_with_a_hint(monkeypatch: pytes
     monkeypatch.setattr("avault_daemon.callers.processes.read_proc", hidden)
     monkeypatch.setattr(caller_module, "read_proc", hidden)
     with client() as (connection, _), pytest.raises(UnknownAgentError, match="unreadable") as caught:
-        identify(connection, None)
+        identify(connection, credentials(connection), None)
     assert "hidepid" in str(caught.value.hint)
 
 
@@ -253,9 +280,12 @@ def test_the_executable_is_shown_in_printable_ascii_or_not_at_all(
 
     with client() as (connection, _):
         monkeypatch.setattr("os.readlink", readlink)
-        caller, process = identify(connection, None)
+        caller, process = identify(connection, credentials(connection), None)
+        process.close()
+        unasked, process = identify(connection, credentials(connection), None, exe=False)
         process.close()
     assert caller.exe == shown
+    assert unasked.exe is None
 
 
 def test_gone_is_told_as_unknown_agent() -> None:

@@ -136,7 +136,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 # What a kernel without Landlock, or with an old version of it, does not forbid; 1 if not named.
-SINCE_ABI = {"truncate a file outside": 3, "signal another process": 6, "connect to an abstract socket": 6}
+SINCE_ABI = {
+    "truncate a file outside": 3,
+    "see what program another process runs": 1,
+    "signal another process": 6,
+    "connect to an abstract socket": 6,
+}
 BY_LANDLOCK = ("outside", "home", "/etc", "device")
 
 

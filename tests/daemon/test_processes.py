@@ -133,6 +133,22 @@ def test_the_registry_keeps_one_of_each_until_the_last_has_left(
         processes.leave(first)
 
 
+def test_of_one_pid_the_latest_is_known(processes: Processes) -> None:
+    ends = [os.pipe() for _ in range(2)]  # pipes stand for pidfds
+    first, second = (Process(7, started, ends[started][0]) for started in range(2))
+    assert processes.latest(7) is None
+    processes.join(first)
+    assert processes.latest(7) is first
+    processes.join(second)
+    assert processes.latest(7) is second
+    processes.leave(first)
+    assert processes.latest(7) is second
+    processes.leave(second)
+    assert processes.latest(7) is None
+    for _, other in ends:
+        os.close(other)
+
+
 async def test_a_death_is_told_once(processes: Processes) -> None:
     dying, living = sleeper(), sleeper()
     process = processes.join(find(dying.pid))

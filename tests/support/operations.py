@@ -27,7 +27,7 @@ from pathlib import Path
 import trio
 
 from avault_daemon import confine
-from avault_daemon.callers.caller import identify
+from avault_daemon.callers.caller import credentials, identify
 from avault_daemon.confine import landlock
 from avault_daemon.confine.seccomp import AUDIT_ARCH, NUMBERS, REFUSED
 
@@ -110,6 +110,7 @@ FORBIDDEN: dict[str, Operation] = {
     "write another process": lambda: syscall("process_vm_writev", os.getppid(), None, 0, None, 0, 0),
     "take a descriptor of another process": lambda: syscall("pidfd_getfd", -1, 0, 0),
     "signal another process": lambda: os.kill(os.getppid(), 0),
+    "see what program another process runs": lambda: os.readlink(f"/proc/{os.getppid()}/exe"),
     "personality": lambda: syscall("personality", 0xFFFFFFFF),
     "be dumpable": own_dumpable,
     "memfd_create": lambda: os.close(os.memfd_create("probe")),
@@ -191,7 +192,7 @@ def serve() -> None:
             await trio.lowlevel.wait_readable(listener)
             server, _ = listener.accept()
             with server:
-                caller, process = identify(server, None)
+                caller, process = identify(server, credentials(server), None)
                 process.close()
                 assert (caller.pid, caller.uid) == (CLIENT, os.getuid())
                 server.send(b"hello")

@@ -72,9 +72,9 @@ def _or_by_program(program: str) -> Callable[[Selectors, Caller, Service], bool]
     return fit
 
 
-def _by_pid_alone(connection: socket.socket, socket_agent: str | None) -> tuple[Caller, Process]:
+def _by_pid_alone(connection: socket.socket, *arguments: Any, **options: Any) -> tuple[Caller, Process]:
     """Take the caller for whoever has its pid by now."""
-    connected, process = caller.identify(connection, socket_agent)
+    connected, process = caller.identify(connection, *arguments, **options)
     uid = os.stat(f"/proc/{connected.pid}").st_uid
     return replace(connected, uid=uid), process
 

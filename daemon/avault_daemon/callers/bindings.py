@@ -64,9 +64,9 @@ class Bindings:
         # A child may speak on the socket of a dead parent, whose death has been reported already and will not be again.
         if not process.alive():
             raise CallerGoneError
-        holders = self._living(agent, plugin)
-        if process in holders:
+        if process in self._held.get((agent, plugin), ()):
             return
+        holders = self._living(agent, plugin)
         if len(holders) >= instances:
             pids = ", ".join(str(holder.pid) for holder in holders)
             raise AlreadyBoundError(f"plugin {agent}/{plugin} is held by live process {pids}")

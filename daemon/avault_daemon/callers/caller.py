@@ -5,6 +5,8 @@
 2. ``SO_PEERPIDFD`` (Linux 6.5): a handle on that very process, which the kernel has kept since ``connect()``. From here
    on a pid that is given to another process is noticed.
 3. ``/proc/PID/stat`` and ``cgroup``: start time and unit, by number, and so perhaps of a process that has the number now.
+   The start time of a process that is known already is not read again: where the holder of the handle and the known one,
+   of the same number, are both alive, they are one.
 4. Poll the handle. Still alive: then nobody else can have had the number meanwhile, and what step 3 read is its own.
    Not alive: nothing is believed, and the connection is refused, though a child may hold its socket.
 
@@ -13,7 +15,7 @@ away before that is taken for its successor. The uid is right all the same (step
 the unit may not, so there is none; and the start time is the successor's.
 
 Not attested, and never a selector: ``/proc/PID/exe``. Whoever has the same uid makes it what they like (connect, send,
-exec the trusted program); and under the daemon's own confinement it is mostly unreadable. It is for people to read.
+exec the trusted program). It is for people to read; where Landlock confines the daemon, it cannot be read at all.
 
 Sources: unix(7), socket(7), cgroups(7), proc(5), systemd's cgroup escaping (`cg_unescape`).
 """
@@ -24,6 +26,7 @@ import errno
 import os
 import socket
 import struct
+from typing import NamedTuple
 
 from avault_protocol import UnknownAgentError
 
@@ -54,14 +57,36 @@ class CallerGoneError(UnknownAgentError):
     default_hint = "connect from the process that goes on to use the connection"
 
 
-def identify(connection: socket.socket, socket_agent: str | None) -> tuple[Caller, Process]:
+class Credentials(NamedTuple):
+    """What ``SO_PEERCRED`` says."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def credentials(connection: socket.socket) -> Credentials:
+    """Return who called ``connect()``: the part of identifying that costs next to nothing, and whose uid may be relied on."""
+    said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Credentials(*_UCRED.unpack(said))
+
+
+def identify(
+    connection: socket.socket,
+    peer: Credentials,
+    socket_agent: str | None,
+    *,
+    known: Process | None = None,
+    exe: bool = True,
+) -> tuple[Caller, Process]:
     """Return who is on the other end of *connection*, and the process, whose pidfd the caller of this now owns.
 
-    *socket_agent* is the agent in whose own directory the listening socket lies, None for the common socket.
-    `CallerGoneError` if that process has ended, `UnknownAgentError` if it is out of sight, OSError (such as
+    *peer* is its `credentials`. *socket_agent* is the agent in whose own directory the listening socket lies, None for
+    the common socket. *known* is the process that was known by that pid, if any. *exe* says whether to look for the
+    executable. `CallerGoneError` if that process has ended, `UnknownAgentError` if it is out of sight, OSError (such as
     EMFILE) if it is the daemon that has no room.
     """
-    pid, uid, gid = _credentials(connection)
+    pid, uid, gid = peer
     if pid == 0:
         raise UnknownAgentError(
             "the calling process is in a pid namespace that the daemon does not see",
@@ -69,31 +94,31 @@ def identify(connection: socket.socket, socket_agent: str | None) -> tuple[Calle
         )
     pidfd, attested = _pidfd_of_peer(connection, pid)
     try:
-        started = start_time(pid)
         unit = _unit(pid) if attested else None
-        exe = _exe(pid)
-        if not alive(pidfd):
-            raise CallerGoneError
-        if started is None:
-            raise UnknownAgentError(
-                f"/proc/{pid}/stat of the calling process is unreadable",
-                hint="is /proc mounted with hidepid? the daemon needs to see the processes of others",
-            )
+        path = _exe(pid) if exe else None
+        started = _started(pid, pidfd, known)
     except BaseException:
         os.close(pidfd)
         raise
-    caller = Caller(pid=pid, uid=uid, gid=gid, unit=unit, exe=exe, socket_agent=socket_agent, started=started)
+    caller = Caller(
+        pid=pid, uid=uid, gid=gid, unit=unit, exe=path, socket_agent=socket_agent, started=started
+    )
     return caller, Process(pid, started, pidfd)
 
 
-def uid_of(connection: socket.socket) -> int:
-    """Return the uid of whoever is on the other end of *connection*: the part of `identify` that costs next to nothing."""
-    return _credentials(connection)[1]
-
-
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid, gid
+def _started(pid: int, pidfd: int, known: Process | None) -> int:
+    """Return when the process of *pidfd*, which has the number *pid*, started; it is alive, or `CallerGoneError`."""
+    if known is not None and alive(pidfd, known.fileno()):
+        return known.started
+    started = start_time(pid)
+    if not alive(pidfd):
+        raise CallerGoneError
+    if started is None:
+        raise UnknownAgentError(
+            f"/proc/{pid}/stat of the calling process is unreadable",
+            hint="is /proc mounted with hidepid? the daemon needs to see the processes of others",
+        )
+    return started
 
 
 def system_unit(cgroup_text: str) -> str | None:

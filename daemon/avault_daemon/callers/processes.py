@@ -88,11 +88,16 @@ class Processes:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._known: dict[Key, Process] = {}
+        self._latest: dict[int, Process] = {}  # by pid
         self._counts: dict[Key, int] = {}
         self._watched: dict[int, Process] = {}  # by pidfd, which is what the epoll speaks of
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def latest(self, pid: int) -> Process | None:
+        """Return the one that came last of those known with this *pid*, dead or alive."""
+        return self._latest.get(pid)
 
     def join(self, process: Process) -> Process:
         """Count one more user of *process*, and return the `Process` to use: the one that is known already, if any.
@@ -103,6 +108,7 @@ class Processes:
         if known is None:
             self._epoll.register(process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
             known = self._known[process.key] = self._watched[process.fileno()] = process
+            self._latest[process.pid] = process
         elif known is not process:
             process.close()
         self._counts[process.key] = self._counts.get(process.key, 0) + 1
@@ -115,6 +121,8 @@ class Processes:
             del self._counts[process.key]
             known = self._known.pop(process.key)
             del self._watched[known.fileno()]
+            if self._latest.get(known.pid) is known:
+                del self._latest[known.pid]
             known.close()  # and so it leaves the epoll, too
 
     def dead(self) -> list[Process]:
@@ -130,15 +138,17 @@ class Processes:
         for process in self._known.values():
             process.close()
         self._known.clear()
+        self._latest.clear()
         self._counts.clear()
         self._watched.clear()
         self._epoll.close()
 
 
-def alive(pidfd: int) -> bool:
-    """Report whether the process of *pidfd* runs: it is readable once the last thread has exited, reaped or not."""
+def alive(*pidfds: int) -> bool:
+    """Report whether the processes of all *pidfds* run: one is readable once its last thread has exited, reaped or not."""
     poll = select.poll()  # select() would stop at descriptor 1023
-    poll.register(pidfd, select.POLLIN)
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
     return not poll.poll(0)
 
 

@@ -17,7 +17,7 @@ import trio
 
 from avault_protocol import AvaultError, BusyError, pack_error
 
-from ..callers.caller import identify, uid_of
+from ..callers.caller import credentials, identify
 from ..faults import log_fault
 from ..systemd.credential_server import CredentialServer
 from ..systemd.sockets import Sockets
@@ -48,6 +48,7 @@ class Server:
         self._ends: dict[Process, set[Callable[[], None]]] = {}
         """What ends the connections of each process that has one."""
         self._own_sockets: dict[str, trio.CancelScope] = {}
+        self._exe = "landlock" not in core.confinement  # which hides the executable of every other process
         core.vault.listeners.append(self._on_event)
 
     def start(self) -> None:
@@ -117,12 +118,13 @@ class Server:
 
     def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
         """Identify before listening: by what the kernel says, and only a process that is alive."""
-        count = self._per_uid[uid := uid_of(sock)]
+        peer, processes = credentials(sock), self._core.bindings.processes
+        count = self._per_uid[peer.uid]
         if count >= self._core.settings.max_connections_per_uid:
-            refuse(sock, BusyError(f"uid {uid} has {count} connections already"))
+            refuse(sock, BusyError(f"uid {peer.uid} has {count} connections already"))
             return
         try:
-            caller, process = identify(sock, agent)
+            caller, process = identify(sock, peer, agent, known=processes.latest(peer.pid), exe=self._exe)
         except AvaultError as error:
             refuse(sock, error)
             return
@@ -130,7 +132,7 @@ class Server:
             log.warning("a caller could not be identified: %s", os.strerror(error.errno or 0))
             refuse(sock, BusyError("the daemon is out of descriptors"))
             return
-        process = self._core.bindings.processes.join(process)
+        process = processes.join(process)
         if operator:
             scope = trio.CancelScope()
             self._nursery.start_soon(self._converse, sock, caller, process, scope)
@@ -139,9 +141,9 @@ class Server:
             try:
                 end = self.agents.admit(sock, caller, process).end
             except OSError:
-                self._core.bindings.processes.leave(process)
+                processes.leave(process)
                 raise
-        self._per_uid[uid] += 1
+        self._per_uid[peer.uid] += 1
         self._ends.setdefault(process, set()).add(end)
 
     async def _converse(

@@ -32,7 +32,7 @@ from avault_protocol import (
 )
 
 from ..audit.lines import GET
-from ..callers.caller import identify
+from ..callers.caller import credentials, identify
 from ..callers.session import Session
 from ..faults import log_fault
 from ..memory import sodium
@@ -113,7 +113,7 @@ class CredentialServer:
         refusal: AvaultError | None = BusyError("avaultd stops")
         try:
             wanted = parse(sock.getpeername())
-            caller, process = identify(sock, None)
+            caller, process = identify(sock, credentials(sock), None)
             with closing(process):
                 await self._give(sock, caller, wanted)
             refusal = None
