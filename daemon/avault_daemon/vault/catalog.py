@@ -25,11 +25,16 @@ _SLACK = 1024
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """One way to unlock. *log_n*: the cost of scrypt; None for slots of types without."""
+    """One way to unlock. *content*: what its line says."""
 
     id: str
     type: str
-    log_n: int | None
+    content: str
+
+    @property
+    def log_n(self) -> int | None:
+        """The cost of scrypt; None for slots of types without. `CorruptError` if the content is malformed."""
+        return passphrase.log_n_of(self.content) if self.type in passphrase.KINDS else None
 
 
 @dataclass(slots=True)
@@ -49,7 +54,7 @@ class Catalog:
         for line in lines:
             catalog.add(line)
         for slot in catalog.slots:
-            catalog.slot(slot)
+            _ = catalog.slot(slot).log_n
         catalog.policy(None)
         return catalog
 
@@ -108,12 +113,12 @@ class Catalog:
         return self.slots[slot]
 
     def slot(self, slot: str) -> SlotInfo:
-        """Describe a slot; `CorruptError` if its line is malformed."""
+        """Describe a slot; `CorruptError` if its line has no type."""
         content = self.slots[slot].text
         kind = _object(content, f"slot {slot}").get("type")
         if not isinstance(kind, str):
             raise CorruptError(f"slot {slot} has no type")
-        return SlotInfo(slot, kind, passphrase.log_n_of(content) if kind in passphrase.KINDS else None)
+        return SlotInfo(slot, kind, content)
 
     def passphrase_slots(self, kind: passphrase.Kind = passphrase.TYPE) -> list[str]:
         """Return the ids of the slots that a passphrase opens, or one that the service manager has."""
