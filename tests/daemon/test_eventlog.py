@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from avault_daemon.vault.eventlog import (
     Transaction,
     commit_content,
     genuine_slots,
+    signed_line,
 )
 from avault_protocol import CorruptError
 from support.logs import AGENT, SECRET, SLOT, Writer, written
@@ -213,14 +215,18 @@ DS = st.from_regex(rf"\A(?:{GRAMMAR})\Z") | st.text("slotagencmi/0123456789-_AZ"
 
 @given(d=DS, content=st.text(), created_at=st.integers(1, 10**15 - 1))
 @settings(deadline=None)
-def test_takes_what_nip_01_writes(d: str, content: str, created_at: int) -> None:
+def test_takes_and_writes_what_nip_01_does(d: str, content: str, created_at: int) -> None:
     """Our expression for a line is that of the general reader, our kind and our `d` alone."""
     try:
         event = Event.signed(KEY, created_at, KIND, (("d", d),), content)
     except ValueError:  # characters that NIP-01 cannot hold
+        with pytest.raises((CorruptError, UnicodeEncodeError)):
+            Line.of(signed_line(KEY, AGENT, created_at, content))
         return
     raw = event.line() + b"\n"
     if re.fullmatch(GRAMMAR, d):
+        ours = Event.parse(signed_line(KEY, d, created_at, content)[:-1])
+        assert (replace(ours, sig=event.sig), ours.valid_signature()) == (event, True)
         line = Line.of(raw)
         assert (line.d, line.created_at, line.text, line.raw) == (d, created_at, content, raw)
     else:

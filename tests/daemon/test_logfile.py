@@ -31,6 +31,8 @@ FIRST, SECOND = b"".join(LINES[:3]), b"".join(LINES[:6])
 OTHER = written().data
 MORE = WRITTEN.close(WRITTEN.line(AGENT, "{}"))
 """A transaction that continues DATA."""
+COMPACTED = WRITTEN.compacted()
+"""What takes the place of DATA: the lines that count."""
 
 
 def point(data: bytes) -> Point:
@@ -147,6 +149,31 @@ def test_another_history_of_the_same_vault_is_a_rollback(disk: Disk) -> None:
         disk.opened()
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_compaction_of_what_the_anchor_knows_is_accepted(disk: Disk, more: int) -> None:
+    writer = Writer()
+    writer.seal, writer.data = WRITTEN.seal, COMPACTED
+    there = COMPACTED + more * writer.close(writer.line(AGENT, "{}"))
+    disk.lay(there, DATA)
+    assert disk.opened().warnings == []
+    assert disk.anchor.current == point(there)
+
+
+@pytest.mark.parametrize("anchored", [FIRST, SECOND, DATA + MORE])
+def test_a_compaction_of_anything_else_is_a_rollback(disk: Disk, anchored: bytes) -> None:
+    disk.lay(COMPACTED, anchored)
+    with pytest.raises(RollbackError):
+        disk.opened()
+
+
+def test_a_new_key_says_in_vain_that_it_follows_what_the_anchor_knows(disk: Disk) -> None:
+    writer = Writer()
+    writer.data = DATA
+    disk.lay(writer.compacted(), DATA)
+    with pytest.raises(CorruptError, match="another key"):
+        disk.opened()
+
+
 def forked() -> Writer:
     writer = Writer()
     writer.seal, writer.data = WRITTEN.seal, SECOND
@@ -255,6 +282,22 @@ def test_the_order_of_a_replacement(disk: Disk) -> None:
     assert disk.files.calls == REPLACE_CALLS
 
 
+def test_the_order_of_a_compaction(disk: Disk) -> None:
+    disk.lay(DATA, DATA)
+    disk.opened().replace(COMPACTED)
+    assert disk.files.calls == COMPACT_CALLS
+    assert (disk.anchor.current, disk.anchor.next) == (point(COMPACTED), None)
+
+
+def test_the_anchor_expects_a_compaction_too_where_it_expects_another(disk: Disk) -> None:
+    """So it is after a replacement that failed, if the file cannot be used."""
+    disk.lay(DATA, DATA, OTHER)
+    disk.anchor.load()
+    disk.files.heal()
+    LogFile(disk.path, disk.anchor, disk.files).replace(COMPACTED)
+    assert disk.files.calls == REPLACE_CALLS
+
+
 def test_a_new_file_is_for_its_owner_alone(disk: Disk) -> None:
     disk.opened().replace(DATA)
     assert disk.path.stat().st_mode & 0o777 == 0o600
@@ -299,6 +342,7 @@ def test_a_file_that_something_else_has_changed_is_not_appended_to(disk: Disk) -
 
 ANCHOR_CALLS = ["open", "write", "fsync", "rename", "fsync"]
 APPEND_CALLS = ["open", "write", "fdatasync", *ANCHOR_CALLS]
+COMPACT_CALLS = ["open", "write", "fsync", "rename", "fsync", *ANCHOR_CALLS]
 REPLACE_CALLS = ["open", "write", "fsync", *ANCHOR_CALLS, "rename", "fsync", *ANCHOR_CALLS]
 
 
@@ -335,18 +379,27 @@ def test_each_call_of_an_append_that_fails(disk: Disk, at: int, fault: dict[str,
     assert disk.path.read_bytes() in (DATA, DATA + MORE)
 
 
-@pytest.mark.parametrize(("at", "fault"), faults(REPLACE_CALLS), ids=str)
-def test_each_call_of_a_replacement_that_fails(disk: Disk, at: int, fault: dict[str, Any]) -> None:
+REPLACEMENTS = [
+    (data, at, fault)
+    for data, calls in ((OTHER, REPLACE_CALLS), (COMPACTED, COMPACT_CALLS))
+    for at, fault in faults(calls)
+]
+
+
+@pytest.mark.parametrize(("data", "at", "fault"), REPLACEMENTS, ids=lambda value: str(value)[:40])
+def test_each_call_of_a_replacement_that_fails(
+    disk: Disk, data: bytes, at: int, fault: dict[str, Any]
+) -> None:
     disk.lay(DATA, DATA)
     file = disk.opened()
     disk.files.fail(at, **fault)
     with pytest.raises(StorageFailedError):
-        file.replace(OTHER)
+        file.replace(data)
     disk.files.heal()
     with pytest.raises(StorageFailedError, match="restart"):
-        file.replace(OTHER)
+        file.replace(data)
     disk.opened()
-    assert disk.path.read_bytes() in (DATA, OTHER)
+    assert disk.path.read_bytes() in (DATA, data)
     assert (disk.anchor.current, disk.anchor.next) == (point(disk.path.read_bytes()), None)
     assert not beside(disk.path).exists()
 

@@ -31,6 +31,11 @@ class Writer:
         """Return *body* and a commit of it, or of whatever content."""
         return body + self.line(COMMIT, content or commit_content(self.chain.head, body))
 
+    def compacted(self) -> bytes:
+        """Return a file in which all lines so far but the commits follow that one."""
+        lines = b"".join(line.raw for line in Log(self.data).lines)
+        return lines + self.line(COMMIT, commit_content(None, lines, compacted_from=self.chain.head))
+
     def write(self, contents: dict[str, str]) -> None:
         """Append a transaction, d -> content."""
         self.data += self.close(b"".join(self.line(d, content) for d, content in contents.items()))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from avault_protocol import CorruptError
 
-from ..nostr.keys import verify
+from ..nostr.keys import SecretKey, verify
 
 KIND = 30078
 COMMIT = "commit"
@@ -32,6 +32,9 @@ _LINE = re.compile(
     rb'\{"id":"([0-9a-f]{64})","pubkey":"([0-9a-f]{64})","created_at":([1-9][0-9]{0,14}),"kind":30078,'
     rb'"tags":\[\["d","(slot/[a-z0-9][a-z0-9_-]{0,63}|agent/[a-z0-9][a-z0-9_-]{0,63}|[0-9a-f]{32}|commit)"\]\],'
     rb'"content":"([^"\\\x00-\x1f]*+(?:\\["\\bfnrt][^"\\\x00-\x1f]*+)*+)","sig":"([0-9a-f]{128})"\}\n'
+)
+_FRAME = (
+    b'{"id":"%s","pubkey":"%s","created_at":%s,"kind":30078,"tags":[["d","%s"]],"content":"%s","sig":"%s"}\n'
 )
 _COMMIT = re.compile(
     rb'\{\\"generation\\":([1-9][0-9]{0,14}),\\"digest\\":\\"([0-9a-f]{64})\\"'
@@ -90,6 +93,8 @@ class Transaction(NamedTuple):
     newest: dict[str, int]
     """The times of its lines and of its commit, by `d`."""
     public: str
+    compacted_from: str | None
+    """Id of the last commit of the file that this one replaced, if this is its first transaction."""
 
 
 class Tail(NamedTuple):
@@ -121,8 +126,9 @@ class Chain:
         while raw := _line_at(data, end):
             end += len(raw)
             head = reading.take(raw, strict=strict)
-            if head is not None and reading.public is not None:
-                return Transaction(reading.lines, head, end, reading.number, reading.newest, reading.public)
+            if head is not None and (public := reading.public) is not None:
+                lines, newest, origin = reading.lines, reading.newest, reading.compacted_from
+                return Transaction(lines, head, end, reading.number, newest, public, origin)
         reading.check_each()
         return Tail(start, number + 1)
 
@@ -143,7 +149,7 @@ class Log:
         self.chain = Chain()
         self.lines: list[Line] = []
         self.commits: dict[int, str] = {}
-        """Generation -> id."""
+        """Generation -> id; also of the commit that the file was compacted from."""
         self.end = 0
         """Offset behind the last whole transaction."""
         self.number = 0
@@ -162,6 +168,8 @@ class Log:
             return
         self.chain.accept(found)
         self.lines += found.lines
+        if found.compacted_from is not None:
+            self.commits[found.head.generation - 1] = found.compacted_from
         self.commits[found.head.generation] = found.head.id
         self.end, self.number = found.end, found.number
 
@@ -202,6 +210,7 @@ class _Reading:
         self.number = number
         self.lines: list[Line] = []
         self.newest: dict[str, int] = {}
+        self.compacted_from: str | None = None
         self._digest = hashlib.sha256(bytes.fromhex(chain.head.id) if chain.head else NOTHING)
 
     def take(self, raw: bytes, *, strict: bool) -> Head | None:
@@ -239,6 +248,7 @@ class _Reading:
         if not self.lines or self._digest.hexdigest() != content[2].decode():
             self.check_each()
             raise self._error("closes other lines than the ones before it: one was removed, added or moved")
+        self.compacted_from = content[3].decode() if content[3] else None
         return Head(match[1].decode(), generation, created_at)
 
     def _follows(self, generation: int, *, compacted: bool) -> bool:
@@ -270,12 +280,28 @@ def _match(raw: bytes) -> re.Match[bytes] | None:
     return match
 
 
+def signed_line(key: SecretKey, d: str, created_at: int, content: str) -> bytes:
+    """Return a line by *key*, newline included; `LockedError` if the key has been wiped.
+
+    Whether it has the form of one, and so can be read, is for `Line.of` and `Chain.read` to say.
+    """
+    escaped = json.dumps(content, ensure_ascii=False)[1:-1].encode()
+    parts = key.public.hex().encode(), b"%d" % created_at, d.encode(), escaped
+    digest = _digest(*parts)
+    return _FRAME % (digest.hex().encode(), *parts, key.sign(digest).hex().encode())
+
+
+def _digest(public: bytes, created_at: bytes, d: bytes, content: bytes) -> bytes:
+    """Return a line's id (NIP-01), its parts being those that the line is made of."""
+    # The content's escapes are NIP-01's own, so the bytes to hash are those of the line, in another frame.
+    serialized = b'[0,"%s",%s,%d,[["d","%s"]],"%s"]' % (public, created_at, KIND, d, content)
+    return hashlib.sha256(serialized).digest()
+
+
 def _genuine(match: re.Match[bytes]) -> bool:
     """Report whether a line's id is that of its content (NIP-01) and its signature its key's (BIP-340)."""
     _, public, created_at, d, content, signature = match.groups()
-    # The content's escapes are NIP-01's own, so the bytes to hash are those of the line, in another frame.
-    serialized = b'[0,"%s",%s,%d,[["d","%s"]],"%s"]' % (public, created_at, KIND, d, content)
-    digest = hashlib.sha256(serialized).digest()
+    digest = _digest(public, created_at, d, content)
     if digest.hex().encode() != match[1]:
         return False
     return verify(bytes.fromhex(public.decode()), digest, bytes.fromhex(signature.decode()))

@@ -1,9 +1,9 @@
 """The vault file on its disk: log against the anchor, appended to, replaced.
 
 Order of a write: the lines and their commit in one write, fdatasync; the anchor, synced; only then does the call
-return. Order of a replacement: the new file beside the old, fsync; the anchor's `next`, synced; rename, fsync of the
-directory; the anchor settled. After any error in one of these nothing is written any more until a restart, which finds
-the old state or the new one.
+return. Order of a replacement: the new file beside the old, fsync; the anchor's `next`, synced, unless the new file says
+itself that it follows what the anchor knows; rename, fsync of the directory; the anchor settled. After any error in one
+of these nothing is written any more until a restart, which finds the old state or the new one.
 """
 
 from __future__ import annotations
@@ -138,10 +138,20 @@ class LogFile:
             )
         elif current.vault != here.vault:
             raise CorruptError("line 1 of the vault file is by another key than the vault last seen here")
-        elif log.commits.get(current.generation) != current.commit:
+        elif not self._follows(log):
             raise RollbackError(
                 f"the vault file ends at {_place(here)}, line {log.number}; {_place(current)} was the last seen here"
             )
+
+    def _follows(self, log: Log) -> bool:
+        """Report whether *log* goes on from what the anchor knows, as it would be read when the anchor knows no more."""
+        current, here = self.anchor.current, point_of(log.chain)
+        return (
+            current is not None
+            and self.anchor.next is None
+            and current.vault == here.vault
+            and log.commits.get(current.generation) == current.commit
+        )
 
     def _settle_tail(self, data: bytes, tail: Tail) -> None:
         found = f"the vault file ended in a write that was never finished (line {tail.number})"
@@ -215,7 +225,8 @@ class LogFile:
         log.refuse_tail()
         with self._latching():
             self._files.write_whole(beside(self.path), data)
-            self.anchor.update(next=point_of(log.chain))
+            if not self._follows(log):
+                self.anchor.update(next=point_of(log.chain))
             self._files.put_in_place(beside(self.path), self.path)
             self.anchor.update(current=point_of(log.chain), next=None)
         self.chain, self._size = log.chain, log.end

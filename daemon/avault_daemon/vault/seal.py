@@ -20,10 +20,9 @@ from avault_protocol import CorruptError, LockedError
 
 from ..memory import apart, sodium
 from ..memory.arena import Arena, Slot
-from ..nostr.event import Event
 from ..nostr.keys import SecretKey
 from ..nostr.nip44 import Conversation
-from .eventlog import KIND, Line
+from .eventlog import Line, signed_line
 
 _INDEX_INFO = b"avault-index"
 _D_BYTES = 16
@@ -225,7 +224,7 @@ class Seal:
 
     def line(self, d: str, created_at: int, content: str) -> bytes:
         """Return a signed line, newline included."""
-        return Event.signed(self.key, created_at, KIND, (("d", d),), content).line() + b"\n"
+        return signed_line(self.key, d, created_at, content)
 
     def sign(self, digest: bytes) -> bytes:
         """Return the BIP-340 signature of a digest of 32 bytes."""
