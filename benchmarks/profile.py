@@ -24,12 +24,11 @@ from .stage import NAME, PLUGIN, VALUE
 
 REQUESTS = 3_000
 STAGES = {
-    ("agents.py", "_look"): "ask the kernel what has come",
+    ("agents.py", "_next"): "ask the kernel what has come",
     ("agent_connection.py", "receive"): "receive",
-    ("server.py", "_bury"): "ask the kernel who has died",
-    ("_frame.py", "next_message"): "find and decode the request",
-    ("agent_api.py", "_parse"): "find the method, check its parameters",
-    ("gate.py", "get"): "decide, find the value, note it for the record",
+    ("processes.py", "dead"): "ask the kernel who has died",
+    ("standing.py", "find"): "find the question among those that were answered",
+    ("gate.py", "again"): "see whether the answer holds, note it for the record",
     ("record.py", "flush"): "record: render, hash, write to the kernel",
     ("agent_connection.py", "send"): "pack the answer, send it from the arena",
 }
@@ -56,8 +55,7 @@ async def _profile(folder: Path) -> None:
                 profiler.enable()
             line.send(request)
             begin = time.perf_counter()
-            agents._look()
-            await agents._round()
+            await agents._round(agents._next())
             taken += time.perf_counter() - begin if number < REQUESTS else 0
             line.recv(16 * 1024)
         profiler.disable()
@@ -78,7 +76,7 @@ def _report(profiler: cProfile.Profile) -> None:
     spent = {
         (Path(file).name, name): (calls, total) for (file, _, name), (_, calls, _, total, _) in stats.items()
     }
-    whole = spent["agents.py", "_look"][1] + spent["agents.py", "_round"][1]
+    whole = spent["agents.py", "_next"][1] + spent["agents.py", "_round"][1]
     for stage, what in STAGES.items():
         if stage in spent:
             print(f"    {spent[stage][1] / whole:6.1%}  {what} ({'.'.join(stage)})")

@@ -55,9 +55,9 @@ class Files:
 
     def write_all(self, fd: int, data: bytes | memoryview) -> None:
         """Write the whole of *data*; after an error any part of it may have been written."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.write(fd, rest) :]
+        written = self.write(fd, data)
+        while written < len(data):
+            written += self.write(fd, memoryview(data)[written:])
 
     def sync_directory(self, directory: Path) -> None:
         """Wait until the names in *directory* are on the disk."""

@@ -25,13 +25,12 @@ class Request:
     """A call of *method*, to be answered under *id* (0 to 2**32 - 1).
 
     *params* is what was sent in the place of the map of parameters, for `Method.check` to check; None where there was
-    no such place. *again*: a `Decoder` has given out these very *params* before, with the same *method*.
+    no such place.
     """
 
-    __slots__ = ("again", "has_value", "id", "method", "params")
+    __slots__ = ("has_value", "id", "method", "params")
 
-    def __init__(self, id: int, method: str, params: object, has_value: bool, *, again: bool = False) -> None:
-        self.again = again
+    def __init__(self, id: int, method: str, params: object, has_value: bool) -> None:
         self.id = id
         self.method = method
         self.params = params

@@ -16,6 +16,7 @@ from avault_daemon.audit.lines import (
     checkpoint_line,
     entry_line,
     hash_of,
+    note,
     parse,
     parse_checkpoint,
     to_wire,
@@ -27,7 +28,7 @@ ENTRY = Entry("get_secret", "allowed", "TOKEN", 3, "cobot", "telegram", 7, 1001,
 
 
 def test_an_entry_is_written_as_the_page_says() -> None:
-    assert entry_line(12, 1700000000, "ab" * 32, ENTRY) == (
+    assert entry_line(12, 1700000000, "ab" * 32, note(ENTRY)) == (
         b'{"n":12,"time":1700000000,"prev":"' + b"ab" * 32 + b'","action":"get_secret","decision":"allowed",'
         b'"secret":"TOKEN","version":3,"agent":"cobot","plugin":"telegram","pid":7,"uid":1001,"unit":null,'
         b'"exe":"/usr/bin/python3","reason":null}'
@@ -36,12 +37,12 @@ def test_an_entry_is_written_as_the_page_says() -> None:
 
 def test_only_coalesced_refusals_say_how_many_they_are() -> None:
     refused = ENTRY._replace(decision="refused", reason="not_granted", times=4)
-    assert json.loads(entry_line(1, 0, NO_HASH, refused))["times"] == 4
-    assert "times" not in json.loads(entry_line(1, 0, NO_HASH, ENTRY))
+    assert json.loads(entry_line(1, 0, NO_HASH, note(refused)))["times"] == 4
+    assert "times" not in json.loads(entry_line(1, 0, NO_HASH, note(ENTRY)))
 
 
 def test_the_path_of_an_executable_is_cut() -> None:
-    line = entry_line(1, 0, NO_HASH, ENTRY._replace(exe="/" + "x" * 4000))
+    line = entry_line(1, 0, NO_HASH, note(ENTRY._replace(exe="/" + "x" * 4000)))
     assert json.loads(line)["exe"] == "/" + "x" * (MAX_EXE - 1)
 
 
@@ -58,7 +59,7 @@ ANY_TEXT = st.none() | st.text(max_size=50)
 def test_whatever_a_caller_is_called_it_stays_one_line_of_ascii(
     unit: str | None, exe: str | None, reason: str | None, number: int, time: int
 ) -> None:
-    line = entry_line(number, time, NO_HASH, ENTRY._replace(unit=unit, exe=exe, reason=reason))
+    line = entry_line(number, time, NO_HASH, note(ENTRY._replace(unit=unit, exe=exe, reason=reason)))
     assert line.isascii()
     assert b"\n" not in line
     wire = to_wire(line)
@@ -73,7 +74,7 @@ def test_whatever_a_caller_is_called_it_stays_one_line_of_ascii(
 
 def test_an_executable_cannot_pass_for_a_checkpoint() -> None:
     exe = '","action":"checkpoint","key":"' + "a" * 64
-    line = entry_line(1, 0, NO_HASH, ENTRY._replace(exe=exe))
+    line = entry_line(1, 0, NO_HASH, note(ENTRY._replace(exe=exe)))
     found = parse(line)
     assert found is not None
     assert found.action == "get_secret"
@@ -113,10 +114,10 @@ def test_every_changed_byte_of_a_checkpoint_shows() -> None:
         b"{}",
         b"\0" * 200,
         b'{"n":1}',
-        entry_line(1, 0, NO_HASH, ENTRY)[:-1],
-        b" " + entry_line(1, 0, NO_HASH, ENTRY),
-        entry_line(1, 0, NO_HASH.replace("0", "A"), ENTRY),
-        entry_line(-1, 0, NO_HASH, ENTRY),
+        entry_line(1, 0, NO_HASH, note(ENTRY))[:-1],
+        b" " + entry_line(1, 0, NO_HASH, note(ENTRY)),
+        entry_line(1, 0, NO_HASH.replace("0", "A"), note(ENTRY)),
+        entry_line(-1, 0, NO_HASH, note(ENTRY)),
     ],
 )
 def test_what_is_no_line_is_none(line: bytes) -> None:

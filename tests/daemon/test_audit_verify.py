@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from avault_daemon.anchor import Point
 from avault_daemon.audit import Record, Verdict
-from avault_daemon.audit.lines import Entry, checkpoint_line, entry_line, hash_of
+from avault_daemon.audit.lines import Entry, checkpoint_line, entry_line, hash_of, note
 from support.records import Book, run_for, use
 from support.signing import Key
 
@@ -134,7 +134,7 @@ def rechained(book: Book, entries: list[Entry], key: Key, **words: str) -> None:
     """Write a record as someone would who knows how, with *key*."""
     data, prev = b"", "0" * 64
     for number, entry in enumerate(entries, 1):
-        line = entry_line(number, 1, prev, entry)
+        line = entry_line(number, 1, prev, note(entry))
         data, prev = data + line + b"\n", hash_of(line)
     line = checkpoint_line(len(entries) + 1, 1, prev, key.hex, key.sign, **words)
     book.current.write_bytes(data + line + b"\n")

@@ -18,6 +18,7 @@ import trio.testing
 from avault_daemon.audit.chain import Chain
 from avault_daemon.callers.processes import Process
 from avault_daemon.serving.agent_api import AgentConversation
+from avault_daemon.serving.agent_connection import AgentConnection
 from avault_daemon.serving.agents import ROUND
 from avault_daemon.serving.conversation import Answer, Wait
 from avault_daemon.serving.inbox import MESSAGE_TIMEOUT
@@ -592,10 +593,14 @@ async def test_a_connection_that_cannot_be_told_keeps_nobody_from_being_told(
     peers = [await house.agent(), await house.agent("weather")]
     broken = next(iter(house.server.agents))
 
-    def fail(event: str, detail: dict[str, object]) -> None:
-        raise RuntimeError(event)
+    notify = AgentConnection.notify
 
-    monkeypatch.setattr(broken, "notify", fail)
+    def fail(self: AgentConnection, event: str, detail: dict[str, object]) -> None:
+        if self is broken:
+            raise RuntimeError(event)
+        notify(self, event, detail)
+
+    monkeypatch.setattr(AgentConnection, "notify", fail)
     assert await operator.call("lock") == {}
     told = 0
     for peer in peers:

@@ -19,7 +19,6 @@ from avault_protocol import (
     pack_request,
     pack_response,
 )
-from avault_protocol._frame import LONGEST_REMEMBERED
 from support.feeding import feed_all_ways
 
 GET = pack_request(7, "get_secret", {"name": "A"})
@@ -108,82 +107,3 @@ def test_an_agents_largest_hello_fits() -> None:
 def test_more_than_an_agents_frame_is_refused_before_it_is_there() -> None:
     size = limits.MAX_AGENT_FRAME
     assert decode([b"\x94\x00\x01\xa1m\x91\x81\xa1k\xdb" + size.to_bytes(4, "big")]) == ["too_large"]
-
-
-# --- what is asked again ---------------------------------------------------------------------------------------------
-
-NAMES = ("A", "B", "C" * 128, "D", "E", "F")
-
-
-def asking(name: str, id: bytes = b"\1") -> bytes:
-    """A request whose id is spelled so."""
-    whole = pack_request(1, "get_secret", {"name": name})
-    return whole[:2] + id + whole[3:]
-
-
-def test_who_asks_again_gets_the_very_same_parameters() -> None:
-    decoder = Decoder()
-    decoder.feed(asking("A") + asking("A", b"\xce\0\1\0\0") + asking("A", b"\xcf" + bytes(7) + b"\5"))
-    first, second, third = decoder
-    assert isinstance(first, Request)
-    assert isinstance(second, Request)
-    assert isinstance(third, Request)
-    assert (first.id, second.id, third.id) == (1, 65536, 5)
-    assert second.params is first.params
-    assert [first.again, second.again, third.again] == [False, True, False]
-
-
-def test_so_many_are_remembered_and_no_more() -> None:
-    decoder = Decoder()
-    for names, again in ((NAMES[:4], False), (NAMES[:4], True), (NAMES[4:], False), (NAMES[2:], True)):
-        for name in names:
-            decoder.feed(asking(name))
-            request = decoder.next_message()
-            assert isinstance(request, Request)
-            assert (request.params, request.again) == ({"name": name}, again)
-
-
-@pytest.mark.parametrize(("longer", "again"), [(0, True), (1, False)])
-def test_what_is_long_is_not_remembered(longer: int, again: bool) -> None:
-    missing = LONGEST_REMEMBERED + 3 - len(pack_request(1, "request", {"reason": "x" * 200}))
-    decoder = Decoder()
-    whole = pack_request(1, "request", {"reason": "x" * (200 + missing + longer)})
-    assert len(whole) - 3 == LONGEST_REMEMBERED + longer
-    decoder.feed(whole * 2)
-    _, second = decoder
-    assert isinstance(second, Request)
-    assert second.again is again
-
-
-def test_a_longer_id_may_make_it_too_long() -> None:
-    short = asking("A")
-    decoder = Decoder(max_frame=len(short))
-    decoder.feed(short * 2)
-    assert len(list(decoder)) == 2
-    decoder.feed(asking("A", b"\xcc\1"))
-    with pytest.raises(TooLargeError):
-        decoder.next_message()
-
-
-IDS = st.sampled_from((b"\0", b"\x7f", b"\xcc\x80", b"\xcd\1\0", b"\xce\xff\xff\xff\xff", b"\xcf" + bytes(8)))
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(NAMES), IDS), max_size=12),
-    st.lists(st.integers(1, 60), max_size=20),
-    st.sampled_from((b"", b"\x94\0", b"\x94\0\xcc", asking("A")[:-1], b"\x94\0\xe0" + asking("A")[3:])),
-)
-def test_with_memory_and_without_the_same_is_read(
-    asked: list[tuple[str, bytes]], pieces: list[int], rest: bytes
-) -> None:
-    stream = b"".join(asking(name, id) for name, id in asked) + rest
-    decoder, read = Decoder(), list[tuple[int, object]]()
-    try:
-        for size in (*pieces, len(stream)):
-            piece, stream = stream[:size], stream[size:]
-            decoder.feed(piece)
-            read.extend((message.id, message.params) for message in decoder if isinstance(message, Request))
-    except BadRequestError:
-        assert rest.startswith(b"\x94\0\xe0")
-    expected = [(int.from_bytes(id[1:] or id, "big"), {"name": name}) for name, id in asked]
-    assert read == expected

@@ -16,7 +16,7 @@ from avault_protocol import AuditFailedError, CorruptError
 
 from ..files import APPEND, Files
 from ..nostr.keys import verify as signed_by
-from .lines import ALLOWED, GET, Entry, checkpoint_line, entry_line, hash_of, parse_checkpoint
+from .lines import ALLOWED, GET, Noted, checkpoint_line, entry_line, hash_of, parse_checkpoint
 from .segments import CURRENT, Tail, name_for_full, recover
 
 log = logging.getLogger(__name__)
@@ -60,17 +60,17 @@ class Chain:
         if self.latched:
             raise AuditFailedError(f"the record is out of order: {self.problem}", hint=RESTART)
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Write *entries*, by one write(2) unless the disk takes less; `AuditFailedError`: none of them is there."""
-        now, number, prev, lines = int(self._clock()), self.tail.number, self.tail.hash, list[bytes]()
-        for entry in entries:
+    def write(self, noted: Sequence[Noted]) -> None:
+        """Write what was *noted*, by one write(2) unless the disk takes less; `AuditFailedError`: none of it is there."""
+        now, number, prev, data = int(self._clock()), self.tail.number, self.tail.hash, b""
+        for one in noted:
             number += 1
-            line = entry_line(number, now, prev, entry)
+            line = entry_line(number, now, prev, one)
             prev = hash_of(line)
-            lines.append(line)
-        self._put(b"\n".join(lines) + b"\n", number, prev)
-        self.tail.unsigned += len(lines)
-        for entry in entries:
+            data += line + b"\n"
+        self._put(data, number, prev)
+        self.tail.unsigned += len(noted)
+        for entry, _ in noted:
             if entry.action == GET and entry.decision == ALLOWED and entry.secret is not None:
                 self.tail.uses[entry.secret] = now
 

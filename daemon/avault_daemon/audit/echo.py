@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from .lines import ALLOWED, GET, Entry
+from .lines import ALLOWED, GET, Entry, Noted
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +17,13 @@ USES = frozenset({GET, "hello"})
 _FIELDS = [(name, f"avault_{name}") for name in Entry._fields]
 
 
-def echo(entries: Iterable[Entry]) -> None:
-    """Log *entries*."""
-    for entry in entries:
-        level = logging.DEBUG if entry.decision == ALLOWED and entry.action in USES else logging.INFO
-        if log.isEnabledFor(level):
+def echo(noted: Iterable[Noted]) -> None:
+    """Log what was *noted*."""
+    uses_too = log.isEnabledFor(logging.DEBUG)
+    for entry, _ in noted:
+        use = entry.action in USES and entry.decision == ALLOWED
+        if uses_too or not use:
+            level = logging.DEBUG if use else logging.INFO
             log.log(level, "%s", " ".join(_words(entry)), extra=_extra(entry))
 
 

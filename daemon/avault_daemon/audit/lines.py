@@ -21,7 +21,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, NamedTuple
 
@@ -69,6 +68,13 @@ class Entry(NamedTuple):
     times: int | None = None
 
 
+class Noted(NamedTuple):
+    """An entry, and its line but for its place in the chain; one may be written any number of times."""
+
+    entry: Entry
+    body: str
+
+
 _FIELDS = {"n", "time", *Entry._fields} - {"times"}
 
 
@@ -110,12 +116,16 @@ def _number(value: int | None) -> int | str:
     return "null" if value is None else value
 
 
-def entry_line(number: int, time: int, prev: str, entry: Entry) -> bytes:
-    """Return the line of *entry*, without a newline."""
-    return f'{{"n":{number},"time":{time},"prev":"{prev}",{_body(entry)}'.encode("ascii")
+def entry_line(number: int, time: int, prev: str, noted: Noted) -> bytes:
+    """Return the line of an entry, without a newline."""
+    return f'{{"n":{number},"time":{time},"prev":"{prev}",{noted.body}'.encode("ascii")
 
 
-@lru_cache(maxsize=1024)  # one caller makes many lines that say the same
+def note(entry: Entry) -> Noted:
+    """Return *entry* as it will be written."""
+    return Noted(entry, _body(entry))
+
+
 def _body(entry: Entry) -> str:
     action, decision, secret, version, agent, plugin, pid, uid, unit, exe, reason, times = entry
     tail = "" if times is None else f',"times":{times}'

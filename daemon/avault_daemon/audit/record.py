@@ -25,7 +25,7 @@ from avault_protocol import AuditFailedError, BusyError, LockedError, StorageFai
 from ..files import Files
 from .chain import Chain
 from .echo import echo
-from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, parse, to_wire
+from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, Noted, note, parse, to_wire
 from .refusals import Refusals
 from .segments import ASIDE, read_lines
 
@@ -71,7 +71,7 @@ class Record:
         """The vault's public key while it is unlocked; set before `signer`."""
         self._signer: Callable[[bytes], bytes] | None = None
         self._directory, self._monotonic, self._max_segment = directory, monotonic, max_segment
-        self._buffer: list[Entry] = []
+        self._buffer: list[Noted] = []
         self._lost = 0  # entries that could not be written; what they were about was withheld
         self._refusals = Refusals()
         self._turn = trio.Lock()  # one sync at a time
@@ -91,7 +91,7 @@ class Record:
         if tail.aside:
             reason = f"{tail.aside} bytes behind line {tail.number} did not fit and lie in {ASIDE}"
             log.warning("record: %s", reason)
-            self._buffer.append(Entry("record", NOTE, reason=reason))
+            self._buffer.append(note(Entry("record", NOTE, reason=reason)))
 
     @property
     def number(self) -> int:
@@ -130,10 +130,16 @@ class Record:
         plugin: str | None = None,
         secret: str | None = None,
         version: int | None = None,
-    ) -> None:
-        """Note that *action* is allowed; `flush` writes it."""
+    ) -> Noted:
+        """Note that *action* is allowed; `flush` writes it. Return what `repeat` notes once more."""
         pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
-        self._buffer.append(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
+        noted = note(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
+        self._buffer.append(noted)
+        return noted
+
+    def repeat(self, noted: Noted) -> None:
+        """Note that what was *noted* happens again."""
+        self._buffer.append(noted)
 
     def refused(
         self,
@@ -149,34 +155,36 @@ class Record:
         now = self._monotonic()
         pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
         entry = Entry(action, REFUSED, secret, None, agent, plugin, pid, uid, unit, exe, reason)
-        self._buffer.extend(self._refusals.due(now))
+        self._count(now)
         if self._refusals.admit(entry, now):
-            self._buffer.append(entry)
+            self._buffer.append(note(entry))
         self._rouse()
+
+    def _count(self, now: float = math.inf) -> None:
+        self._buffer.extend(note(entry) for entry in self._refusals.due(now))
 
     def note(self, action: str, reason: str) -> None:
         """Note that *action* has happened, which no caller asked for."""
-        self._buffer.append(Entry(action, NOTE, reason=reason))
+        self._buffer.append(note(Entry(action, NOTE, reason=reason)))
 
     def flush(self) -> None:
         """Write what was noted.
 
         `AuditFailedError`: none of it is on record, it is forgotten, and what it is about must not happen.
         """
-        entries, self._buffer = self._buffer, []
-        self._chain.check()
-        if not entries:
-            return
+        noted, self._buffer = self._buffer, []
+        if not noted:
+            return self._chain.check()
         if self._lost:
             reason = "these could not be written, and what they were about was withheld"
-            entries.append(Entry("record", NOTE, reason=reason, times=self._lost))
+            noted.append(note(Entry("record", NOTE, reason=reason, times=self._lost)))
         try:
-            self._chain.write(entries)
+            self._chain.write(noted)
         except AuditFailedError:
-            self._lost += sum(entry.times or 1 for entry in entries if entry.decision != NOTE)
+            self._lost += sum(entry.times or 1 for entry, _ in noted if entry.decision != NOTE)
             raise
         self._lost = 0
-        echo(entries)
+        echo(noted)
         self._written()
 
     def try_flush(self) -> None:
@@ -229,7 +237,7 @@ class Record:
         task_status.started()
         while True:
             await self._sleep()
-            self._buffer.extend(self._refusals.due(self._monotonic()))
+            self._count(self._monotonic())
             self.try_flush()
             self._sign_if_due()
             try:
@@ -316,7 +324,7 @@ class Record:
 
     def close(self) -> None:
         """Write and sync what is left, and give the files back. Blocking; `run` has ended."""
-        self._buffer.extend(self._refusals.due())
+        self._count()
         self.try_flush()
         try:
             if not self._chain.latched:

@@ -18,12 +18,24 @@ from ..clock import boottime
 
 if TYPE_CHECKING:
     from ..audit import Record
+    from ..audit.lines import Noted
     from ..vault import Value, Vault
-    from .policy import Caller, Service
+    from .policy import Caller, Policy, Service
     from .requests import Requests
     from .session import Session
 
 log = logging.getLogger(__name__)
+
+
+class Given:
+    """A *value* that a plugin was given: what must still hold for it to be given again, and what is then put on record."""
+
+    __slots__ = ("noted", "policy", "value")
+
+    def __init__(self, value: Value, policy: Policy, noted: Noted) -> None:
+        self.value = value
+        self.policy = policy
+        self.noted = noted
 
 
 class Gate:
@@ -46,8 +58,8 @@ class Gate:
         self.used_at = clock()
         """When something was last allowed, by *clock*."""
 
-    def get(self, session: Session, name: str) -> Value:
-        """Return the value of the secret *name* for the plugin of *session*; it stays open until the next await.
+    def get(self, session: Session, name: str) -> Given:
+        """Give the plugin of *session* the value of the secret *name*; it stays open until the next await.
 
         `LockedError`; `NotGrantedError`, the same whether the secret is another's or nobody's; what opening may raise.
         """
@@ -57,7 +69,7 @@ class Gate:
             self.refuse(session.caller, GET, error, agent=session.agent, plugin=session.plugin, secret=name)
             raise
         self.used_at = self._clock()
-        self._record.append(
+        noted = self._record.append(
             session.caller,
             GET,
             agent=session.agent,
@@ -65,7 +77,19 @@ class Gate:
             secret=name,
             version=value.version,
         )
-        return value
+        return Given(value, self._vault.policy, noted)
+
+    def again(self, given: Given | None) -> bool:
+        """Give the same plugin the same once more, if something was and nothing has changed since; report whether.
+
+        A commit, a lock, another key close the value; so does who else needs its room. Whatever else was decided on is
+        the caller's, which does not change, and the policy's.
+        """
+        if given is None or not given.value.kept or given.policy is not self._vault.policy:
+            return False
+        self.used_at = self._clock()
+        self._record.repeat(given.noted)
+        return True
 
     def _value(self, session: Session, name: str) -> Value:
         if self._vault.state != UNLOCKED:

@@ -127,7 +127,8 @@ class Processes:
 
     def dead(self) -> list[Process]:
         """Return those that have died since the last call, each of them once."""
-        return [self._watched[pidfd] for pidfd, _ in self._epoll.poll(0)]
+        died = self._epoll.poll(0)
+        return [self._watched[pidfd] for pidfd, _ in died] if died else []
 
     def fileno(self) -> int:
         """Return a descriptor that is readable while somebody has died whom `dead` has not returned yet."""

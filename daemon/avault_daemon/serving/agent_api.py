@@ -13,7 +13,6 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     LockedError,
-    Method,
     Request,
     UnknownAgentError,
 )
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from ..callers.processes import Process
     from ..core import Core
 
-# Requests that are made again, of which it is kept what they say.
-MAX_PARSED = 8
-
 
 class AgentConversation:
     """What one connection on an agents' socket says; the kernel has said who is at its other end."""
@@ -40,14 +36,13 @@ class AgentConversation:
         self.caller = caller
         self.session: Session | None = None
         self._granted: frozenset[str] = frozenset()
-        self._parsed: dict[int, tuple[object, Method, Params]] = {}
 
     def handle(self, request: Request, *, waited: bool = False) -> Answer | Wait:
         """Return the answer to *request*; raise the `AvaultError` that is the answer.
 
         *waited* says that it has waited already, so that it is answered now in any case.
         """
-        method, params = self._parse(request) if request.again else parse(request, AGENT)
+        method, params = parse(request, AGENT)
         if self.session is None and method.name != "hello":
             raise BadRequestError(f"{method.name}: hello comes first")
         wait = 0 if waited else params.get("wait", 0)
@@ -66,15 +61,6 @@ class AgentConversation:
                 return self._request(params)
             case _:
                 return self._grants()
-
-    def _parse(self, request: Request) -> tuple[Method, Params]:
-        """Return what `parse` does; of what is asked again and again, what it did the last time."""
-        known = self._parsed.get(id(request.params))
-        if known is None or known[0] is not request.params:
-            if len(self._parsed) >= MAX_PARSED:
-                self._parsed.clear()
-            known = self._parsed[id(request.params)] = request.params, *parse(request, AGENT)
-        return known[1:]
 
     def _refused(self, action: str, error: AvaultError, secret: str | None) -> None:
         session = self.session
@@ -118,7 +104,8 @@ class AgentConversation:
         )
 
     def _get_secret(self, params: Params) -> Answer:
-        return Answer({}, self._core.gate.get(self._bound, params["name"]))
+        given = self._core.gate.get(self._bound, params["name"])
+        return Answer({}, given.value, given)
 
     def _request(self, params: Params) -> Answer:
         session = self._bound

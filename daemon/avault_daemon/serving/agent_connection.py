@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -34,6 +34,7 @@ from ..faults import log_fault
 from .agent_api import AgentConversation
 from .conversation import Answer, Wait
 from .outbox import Outbox, Stalled, reopened
+from .standing import Standing
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 # One recv of requests, which are some 60 bytes each.
 RECEIVE = 4 * 1024
 
-Answers = list[tuple[int, "Answer | AvaultError"]]
+Wants = Literal["turn", "more"] | None
 
 _GONE = (BrokenPipeError, ConnectionResetError, EOFError, Stalled, trio.ClosedResourceError)
 _BROKEN = (BadRequestError, TooLargeError, RequestTimeoutError)
@@ -77,7 +78,10 @@ class AgentConnection:
         self._tasks: set[trio.CancelScope] = set()
         self._waiting = 0
         self._due: deque[Request] = deque()  # those that have waited for the unlock
-        self._backlog = False  # whether the decoder may hold a request
+        self._standing = Standing()
+        self._answers: list[tuple[int, Answer | AvaultError]] = []  # to be sent once they are on record
+        self._asked: bytes | None = None  # what came last, unless the decoder has it
+        self._backlog = False  # whether there may be a request in what came
         self._stuck = False  # what it was sent has not been taken: it is not served until it has
         self._fault: AvaultError | None = None
 
@@ -86,17 +90,14 @@ class AgentConnection:
         """Whether it has said hello."""
         return self._conversation.session is not None
 
-    # --- a turn, in three steps ---------------------------------------------------------------------------------
+    # --- a turn, in three steps: receive, answer, send ----------------------------------------------------------
 
     @property
-    def wants_turn(self) -> bool:
-        """Whether there is something to be done that the kernel knows nothing of."""
-        return self.wants_more and (self._backlog or bool(self._due))
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether it waits for what its peer sends next."""
-        return self.open and not self._stuck
+    def wants(self) -> Wants:
+        """What it is to be served for next: what is there already, or what its peer sends next, or neither now."""
+        if not self.open or self._stuck:
+            return None
+        return "turn" if self._backlog or self._due else "more"
 
     def receive(self) -> None:
         """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
@@ -109,25 +110,35 @@ class AgentConnection:
         if not data:
             raise EOFError
         self._backlog = True
-        self._decoder.feed(data)
+        if self._decoder.empty:
+            self._asked = data
+        else:
+            self._decoder.feed(data)
 
-    def answer(self, most: int, answers: Answers) -> None:
-        """Add to *answers* those to at most so many requests.
-
-        What that puts on record must be flushed before anything is sent.
-        """
+    def answer(self, most: int) -> None:
+        """Answer at most so many requests. What that puts on record must be flushed before `send`."""
         while not self._stuck and most > 0 and (self._due or self._backlog):
             most -= 1
             if self._due:
-                self._handle(self._due.popleft(), answers, waited=True)
+                self._handle(self._due.popleft(), waited=True)
             else:
-                self._answer_next(answers)
+                self._answer_next()
 
-    def _answer_next(self, answers: Answers) -> None:
+    def _answer_next(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            standing = self._standing.find(asked)
+            if standing is not None and self._core.gate.again(standing[1].given):
+                self._answers.append(standing)
+                self._backlog = False
+                return
+            self._decoder.feed(asked)
         try:
             message = self._decoder.next_message()
             if isinstance(message, Request):
-                self._handle(message, answers)
+                answer = self._handle(message)
+                if asked is not None and answer is not None and self._decoder.empty:
+                    self._standing.note(asked, answer)
             elif isinstance(message, Response):
                 raise BadRequestError("a response, where nothing was asked")
             # Else a notification, which asks for no answer, and of which none is known.
@@ -136,8 +147,11 @@ class AgentConnection:
             self._backlog = False
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
 
-    def renewed(self, answer: Answer | AvaultError) -> Answer | AvaultError:
-        """Return *answer* as it must be after a wait: what was decided and opened before it counts no more."""
+    def renew(self) -> None:
+        """Answer anew what was decided and opened before a wait, and is closed now."""
+        self._answers = [(request_id, self._renewed(answer)) for request_id, answer in self._answers]
+
+    def _renewed(self, answer: Answer | AvaultError) -> Answer | AvaultError:
         if isinstance(answer, AvaultError) or answer.value is None or answer.value.kept:
             return answer
         try:
@@ -145,30 +159,41 @@ class AgentConnection:
         except AvaultError as error:
             return error
 
-    def send(self, answers: Answers) -> None:
+    def withhold(self, failure: AvaultError) -> None:
+        """Answer *failure* in place of all that could not be put on record."""
+        self._answers = [(request_id, failure) for request_id, _ in self._answers]
+
+    def send(self) -> None:
         """Send what is on record; where the peer has broken the protocol behind it, end the connection."""
-        for request_id, answer in answers:
-            self._outbox.answer(request_id, answer)
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._outbox.answer(answers)
         if not self._outbox.empty:
             self._drain()
         if self._fault is not None:
             self.end(self._fault)
 
-    def _handle(self, request: Request, answers: Answers, *, waited: bool = False) -> None:
+    def _handle(self, request: Request, *, waited: bool = False) -> Answer | None:
+        """Answer *request*, now or when it has waited; return the answer if it is one and no error."""
+        answer: Answer | Wait | AvaultError
         try:
             answer = self._conversation.handle(request, waited=waited)
-            if not isinstance(answer, Wait):
-                answers.append((request.id, answer))
-            elif self._waiting < limits.MAX_OPEN_REQUESTS:
-                self._waiting += 1
-                self._start(partial(self._answer_on_unlock, request, answer.seconds))
-            else:
-                raise BusyError(f"{limits.MAX_OPEN_REQUESTS} requests of this connection wait already")
+            if isinstance(answer, Wait):
+                self._wait(request, answer.seconds)
+                return None
         except AvaultError as error:
-            answers.append((request.id, error))
+            answer = error
         except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"{request.method} on an agents' socket", error)
-            answers.append((request.id, InternalError()))
+            answer = InternalError()
+        self._answers.append((request.id, answer))
+        return answer if isinstance(answer, Answer) else None
+
+    def _wait(self, request: Request, seconds: float) -> None:
+        if self._waiting >= limits.MAX_OPEN_REQUESTS:
+            raise BusyError(f"{limits.MAX_OPEN_REQUESTS} requests of this connection wait already")
+        self._waiting += 1
+        self._start(partial(self._answer_on_unlock, request, seconds))
 
     def _reopen(self, name: str, version: int) -> Value:
         """Open again what was not sent at once; whether it may be had is asked again too."""
@@ -255,6 +280,7 @@ class AgentConnection:
         self._sock.close()
         self._outbox.clear()
         self._decoder.clear()
+        self._standing.clear()
         for scope in self._tasks:
             scope.cancel()
         self._agents.forget(self)

@@ -14,15 +14,15 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AuditFailedError, AvaultError, InternalError, RequestTimeoutError, limits
+from avault_protocol import AuditFailedError, InternalError, RequestTimeoutError, limits
 
 from ..faults import log_fault
-from .agent_connection import AgentConnection, Answers
+from .agent_connection import AgentConnection
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -34,14 +34,11 @@ ROUND = 4
 """Requests of one round, at most; it bounds how long the next one who comes waits for its turn."""
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
-Due = Sequence[tuple[AgentConnection, Answers]]
-"""Answers, and who is to have them."""
-
 
 class Agents:
     """The connections on agents' sockets.
 
-    *bury* is called when processes have died, and ends their connections; *ended* is told of each that has ended.
+    *bury* is called when a process has died, and ends its connections; *ended* is told of each that has ended.
     """
 
     def __init__(
@@ -49,7 +46,7 @@ class Agents:
         core: Core,
         nursery: trio.Nursery,
         *,
-        bury: Callable[[], None],
+        bury: Callable[[Process], None],
         ended: Callable[[AgentConnection], None],
     ) -> None:
         self._core = core
@@ -62,8 +59,9 @@ class Agents:
         self._strangers: dict[AgentConnection, float] = {}  # by when each must have said hello
         self._came = trio.Event()
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._processes = core.bindings.processes
         # A death wakes the task too: each round buries who has died.
-        self._epoll.register(core.bindings.processes.fileno(), select.EPOLLIN)
+        self._epoll.register(self._processes.fileno(), select.EPOLLIN)
         self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
@@ -89,8 +87,7 @@ class Agents:
 
     def tell(self, event: str, detail: dict[str, object]) -> None:
         """Tell every plugin of an event of the vault."""
-        for connection in self:
-            _alone(connection, connection.notify, event, detail)
+        _each(self, AgentConnection.notify, event, detail)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run *work*, which raises nothing, beside all else."""
@@ -108,59 +105,69 @@ class Agents:
     async def run(self) -> None:
         """Serve, for ever."""
         self._nursery.start_soon(self._expire)
+        number = self._epoll.fileno()
         try:
             while True:
                 if self._turns:
                     await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._look()
-                await self._round()
+                    await trio.lowlevel.wait_readable(number)
+                await self._round(self._next())
         finally:
             for connection in self:
                 connection.end()
             self._epoll.close()
             os.close(self._alarm)
 
-    def _look(self) -> None:
-        for number, _ in self._epoll.poll(0):
-            connection = self._by_number.get(number)
-            if connection is not None:
+    def _next(self) -> list[AgentConnection]:
+        """Return whose turn it is."""
+        came = self._epoll.poll(0)
+        if len(came) == 1 and not self._turns:
+            connection = self._by_number.get(came[0][0])
+            return [connection] if connection is not None else []
+        for number, _ in came:
+            if (connection := self._by_number.get(number)) is not None:
                 self._turns.add(connection.caller.uid, connection)
+        return self._turns.deal(ROUND)
 
-    async def _round(self) -> None:
-        served = self._turns.deal(ROUND)
-        share = ROUND // max(len(served), 1)
+    async def _round(self, served: list[AgentConnection]) -> None:
+        _each(served, AgentConnection.receive)
+        # Who asks on a connection whose process has died is somebody else.
+        for process in self._processes.dead():
+            self._bury(process)
+        _each(served, AgentConnection.answer, ROUND // max(len(served), 1))
+        self._put_on_record(served)
+        if self._core.record.always:
+            await self._settle(served)
+        _each(served, AgentConnection.send)
         for connection in served:
-            _alone(connection, connection.receive)
-        self._bury()  # who asks on a connection whose process has died is somebody else
-        due = [(connection, _answers(connection, share)) for connection in served if connection.open]
-        if self._strangers:
-            for connection, _ in due:
-                if connection.greeted:
-                    self._strangers.pop(connection, None)
-        await self._deliver(due)
-        for connection, _ in due:
-            if connection.wants_turn:
-                self._turns.add(connection.caller.uid, connection)
-            elif connection.wants_more:
+            if self._strangers and connection.greeted:
+                self._strangers.pop(connection, None)
+            if (wants := connection.wants) == "more":
                 self._epoll.modify(connection.number, _ONCE)
+            elif wants == "turn":
+                self._turns.add(connection.caller.uid, connection)
 
-    async def _deliver(self, due: Due) -> None:
-        """Record, then send. What could not be recorded is not served."""
-        record = self._core.record
+    def _put_on_record(self, served: Sequence[AgentConnection]) -> None:
+        """What could not be put on record is not served."""
         try:
-            record.flush()
-            if record.always:
-                await record.settle()
-                due = [(one, [(number, one.renewed(answer)) for number, answer in got]) for one, got in due]
+            self._core.record.flush()
         except AuditFailedError as failure:
-            due = withheld(due, failure)
+            _each(served, AgentConnection.withhold, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
             log_fault("putting something on record", error)
-            due = withheld(due, InternalError())
-        for connection, answers in due:
-            _alone(connection, connection.send, answers)
+            _each(served, AgentConnection.withhold, InternalError())
+
+    async def _settle(self, served: Sequence[AgentConnection]) -> None:
+        """Wait until what was put on record is on the disk."""
+        try:
+            await self._core.record.settle()
+            _each(served, AgentConnection.renew)
+        except AuditFailedError as failure:
+            _each(served, AgentConnection.withhold, failure)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
+            log_fault("putting something on record", error)
+            _each(served, AgentConnection.withhold, InternalError())
 
     async def _expire(self) -> None:
         """End the connections that do not say hello in time; they stand in the order in which they came."""
@@ -174,21 +181,11 @@ class Agents:
                 connection.end(RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s"))
 
 
-def withheld(due: Due, failure: AvaultError) -> Due:
-    """Return *failure* for each answer of *due*."""
-    return [(connection, [(number, failure) for number, _ in answers]) for connection, answers in due]
-
-
-def _answers(connection: AgentConnection, most: int) -> Answers:
-    answers: Answers = []
-    _alone(connection, connection.answer, most, answers)
-    return answers
-
-
-def _alone(connection: AgentConnection, step: Callable[..., None], *arguments: object) -> None:
-    """Take one step with *connection*: what goes wrong with it ends it, and nothing else."""
-    if connection.open:
-        try:
-            step(*arguments)
-        except Exception as error:  # noqa: BLE001
-            connection.end(error)
+def _each(connections: Iterable[AgentConnection], step: Callable[..., None], *arguments: object) -> None:
+    """Take one step with each of *connections*: what goes wrong with one ends that one, and nothing else."""
+    for connection in connections:
+        if connection.open:
+            try:
+                step(connection, *arguments)
+            except Exception as error:  # noqa: BLE001
+                connection.end(error)

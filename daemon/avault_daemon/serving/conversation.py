@@ -17,6 +17,7 @@ from avault_protocol import (
 )
 
 if TYPE_CHECKING:
+    from ..callers.gate import Given
     from ..vault import Value
 
 Params = dict[str, Any]
@@ -25,10 +26,14 @@ Params = dict[str, Any]
 
 @dataclass(slots=True)
 class Answer:
-    """The result of a request, or the *value* that is given out for it, with what it says of itself."""
+    """The result of a request, or the *value* that is given out for it, with what it says of itself.
+
+    *given*: what the gate needs to give the same again.
+    """
 
     result: dict[str, object]
     value: Value | None = None
+    given: Given | None = None
 
 
 @dataclass(frozen=True, slots=True)

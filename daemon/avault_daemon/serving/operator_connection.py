@@ -89,7 +89,7 @@ class OperatorConnection:
         finally:
             message.release()
             self._open -= 1
-        self._outbox.answer(request.id, answer)
+        self._outbox.answer([(request.id, answer)])
         if not self._outbox.empty:
             await self._outbox.drain()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Reopen = Callable[[str, int], "Value"]
 """Opens a value again, given its name and version."""
+Message = tuple[bytes, "Value | None"]
+"""A header, and the value that goes behind it."""
 
 # Notifications and answers queued for a peer that does not read; more than that and it is disconnected.
 MAX_QUEUED = 128
@@ -44,13 +46,14 @@ class Stalled(Exception):
 
 
 class _Item:
+    """What is left of a message."""
+
     __slots__ = ("header", "sent", "size", "value")
 
-    def __init__(self, header: bytes, value: Value | None) -> None:
-        self.header = header
-        self.value = value
-        self.sent = 0
-        self.size = len(header) + (0 if value is None else value.size)
+    def __init__(self, message: Message, sent: int) -> None:
+        self.header, self.value = message
+        self.sent = sent
+        self.size = len(self.header) + (0 if self.value is None else self.value.size)
 
     def parts(self, reopen: Reopen) -> list[bytes | memoryview]:
         """What is still to be sent; opens the value again where it was closed, `Stalled` if it cannot."""
@@ -61,8 +64,6 @@ class _Item:
                 self.value = reopened(self.value, reopen)
             except AvaultError as error:
                 raise Stalled from error
-        if not self.sent:
-            return [self.header, self.value.view]
         behind = self.sent - len(self.header)
         if behind >= 0:
             return [self.value.view[behind:]]
@@ -70,7 +71,7 @@ class _Item:
 
 
 class Outbox:
-    """Sends items in order on a non-blocking socket. Nothing here waits but `drain`, which has a deadline.
+    """Sends messages in order on a non-blocking socket. Nothing here waits but `drain`, which has a deadline.
 
     `put`, `answer` and `pump` raise OSError when the peer is gone, and `Stalled` where a value can no longer be opened (the
     stream then ends in the middle of a message) or too much is queued already.
@@ -88,39 +89,61 @@ class Outbox:
         """Whether everything has been sent."""
         return not self._items
 
-    def put(self, header: bytes, value: Value | None = None) -> None:
-        """Send *header*, and behind it *value*; queue what the socket does not take now."""
-        item = _Item(header, value)
-        if len(self._items) >= MAX_QUEUED:
-            raise Stalled
-        if self._items or not self._send(item):
-            self._items.append(item)
+    def put(self, header: bytes) -> None:
+        """Send a message without a value; queue what the socket does not take now."""
+        self._put([(header, None)])
 
-    def answer(self, request_id: int, answer: Answer | AvaultError) -> None:
-        """Do with the answer to a request what `put` does."""
-        try:
-            if isinstance(answer, AvaultError):
-                self.put(pack_error(request_id, answer))
-            elif (value := answer.value) is not None:
-                self.put(respond(request_id, value.result), value)
-            else:
-                self.put(respond(request_id, pack_result(answer.result)))
-        except TooLargeError as error:
-            self.put(pack_error(request_id, error))
+    def answer(self, answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:
+        """Send the answers to requests, all by one system call; queue what the socket does not take now."""
+        messages: list[Message] = []
+        for request_id, answer in answers:
+            messages.append(_message(request_id, answer))
+        self._put(messages)
+
+    def _put(self, messages: list[Message]) -> None:
+        parts: list[bytes | memoryview] = []
+        whole = 0
+        for header, value in messages:
+            parts.append(header)
+            whole += len(header)
+            if value is not None and value.kept:
+                parts.append(value.view)
+                whole += value.size
+            elif value is not None:
+                parts.clear()
+                break
+        # What waits already goes first, and what has to be opened again may close what would go out beside it.
+        if self._items or not parts:
+            self._queue(messages, 0)
+            self.pump()
+        elif (sent := self._send(parts)) < whole:
+            self._queue(messages, sent)
+
+    def _queue(self, messages: list[Message], sent: int) -> None:
+        """Queue all of *messages* but for the first *sent* bytes."""
+        for message in messages:
+            item = _Item(message, sent)
+            if sent < item.size:
+                if len(self._items) >= MAX_QUEUED:
+                    raise Stalled
+                self._items.append(item)
+            sent = max(sent - item.size, 0)
 
     def pump(self) -> bool:
         """Send what the socket takes now; report whether nothing is left."""
-        while self._items and self._send(self._items[0]):
+        while self._items:
+            item = self._items[0]
+            item.sent += self._send(item.parts(self._reopen))
+            if item.sent < item.size:
+                return False
             self._items.popleft()
-        return not self._items
+        return True
 
-    def _send(self, item: _Item) -> bool:
-        """Send what the socket takes of *item*; report whether that was all that was left of it."""
+    def _send(self, parts: Sequence[bytes | memoryview]) -> int:
         try:
-            item.sent += self._sock.sendmsg(item.parts(self._reopen), (), socket.MSG_NOSIGNAL)
+            return self._sock.sendmsg(parts, (), socket.MSG_NOSIGNAL)
         except BlockingIOError:
-            return False
-        return item.sent >= item.size
+            return 0
 
     async def drain(self) -> None:
         """Wait until all is sent; raise `Stalled` after `limits.SEND_TIMEOUT` seconds.
@@ -138,3 +161,14 @@ class Outbox:
     def clear(self) -> None:
         """Forget what is queued."""
         self._items.clear()
+
+
+def _message(request_id: int, answer: Answer | AvaultError) -> Message:
+    try:
+        if isinstance(answer, AvaultError):
+            return pack_error(request_id, answer), None
+        if (value := answer.value) is not None:
+            return respond(request_id, value.result), value
+        return respond(request_id, pack_result(answer.result)), None
+    except TooLargeError as error:
+        return pack_error(request_id, error), None

@@ -169,12 +169,11 @@ class Server:
             del self._ends[process]
         self._core.bindings.processes.leave(process)
 
-    def _bury(self) -> None:
-        """End what a process had when it dies: a connection may live on in a child, which is somebody else."""
-        for process in self._core.bindings.processes.dead():
-            self._core.bindings.drop(process)
-            for end in tuple(self._ends.get(process, ())):
-                end()
+    def _bury(self, process: Process) -> None:
+        """End what *process* had when it dies: a connection may live on in a child, which is somebody else."""
+        self._core.bindings.drop(process)
+        for end in tuple(self._ends.get(process, ())):
+            end()
 
 
 def refuse(sock: socket.socket, error: AvaultError) -> None:

@@ -19,7 +19,7 @@ ROOM = 256 * 1024
 class Value:
     """One version of a secret, open for as long as its cache keeps it. To be used on the loop's thread alone."""
 
-    __slots__ = ("_slot", "encoding", "name", "result", "size", "source", "version")
+    __slots__ = ("_slot", "encoding", "kept", "name", "result", "size", "source", "version", "view")
 
     def __init__(self, opened: Opened, slot: Slot) -> None:
         self.name = opened.name
@@ -32,34 +32,23 @@ class Value:
             {"name": self.name, "version": self.version, "encoding": self.encoding}, self.size
         )
         """What an answer says of it, for `respond`."""
-        self._slot: Slot | None = slot
-
-    @property
-    def kept(self) -> bool:
+        self.kept = True
         """Whether it is still open."""
-        return self._slot is not None
-
-    @property
-    def view(self) -> memoryview:
-        """The bytes, in the arena; only while it is `kept`."""
-        return self._open.view
+        self.view = slot.view
+        """The bytes, in the arena. Once it is not `kept` any more the view is released: nobody can use it."""
+        self._slot = slot
 
     @property
     def address(self) -> int:
         """Where they lie; only while it is `kept`."""
-        return self._open.address
-
-    @property
-    def _open(self) -> Slot:
-        if self._slot is None:
+        if not self.kept:
             raise ValueError(f"the value of {self.name} is not open any more")
-        return self._slot
+        return self._slot.address
 
     def close(self) -> None:
         """Wipe it. Doing so twice is fine."""
-        if self._slot is not None:
-            self._slot.release()
-            self._slot = None
+        self.kept = False
+        self._slot.release()
 
     def __repr__(self) -> str:
         return f"<Value of {self.name} {self.version}>"

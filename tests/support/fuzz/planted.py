@@ -16,6 +16,7 @@ from avault_client.cli import envfile
 from avault_daemon import settings
 from avault_daemon.callers import bindings, gate, policy
 from avault_daemon.nostr import nip44
+from avault_daemon.serving import standing
 from avault_daemon.vault import door, draft, eventlog
 from avault_protocol import _frame, _scan  # pyright: ignore[reportPrivateUsage]  # that is where they are
 
@@ -36,8 +37,7 @@ BUGS = (
     Bug("a value may stand deeper", "scanner", _scan, "Scanner.scan", "outer == [0, 0]", "not any(outer)"),
     Bug("a head may be a byte longer", "scanner", _scan, "Scanner.scan", "start + self._max_head", "start + self._max_head + 1"),
     Bug("a frame may be a byte longer", "decoder", _frame, "Decoder.__init__", "max_head=max_frame", "max_head=max_frame + 1"),
-    Bug("a value is passed over", "decoder", _frame, "Decoder._next", "if extent.has_value:", "if False:"),
-    Bug("what begins as before is as before", "decoder", _frame, "Decoder._again", "buffer.startswith(rest, behind)", "buffer.startswith(rest[:9], behind)"),
+    Bug("a value is passed over", "decoder", _frame, "Decoder.next_message", "if extent.has_value:", "if False:"),
     Bug("a line may come again", "event-log", eventlog, "_Reading.take", "created_at <= self", "created_at < self"),
     Bug("a commit need not be signed", "event-log", eventlog, "_Reading._close", " or not _genuine(match)", ""),
     Bug("a commit may close other lines", "event-log", eventlog, "_Reading._close", "self._digest.hexdigest() != content[2].decode()", "False"),
@@ -57,6 +57,8 @@ BUGS = (
     Bug("what was granted stays so", "daemon", gate, "Gate.allows", "session.snapshot is not policy", "not session.readable"),
     Bug("an old value stays open", "daemon", door, "Door._publish", "self._cache.clear()", "pass"),
     Bug("a use is not on record", "daemon", gate, "Gate.get", "self._record.append(", "(lambda *_, **__: None)("),
+    Bug("what was given once is given for good", "daemon", gate, "Gate.again", "not given.value.kept", "False"),
+    Bug("what begins as before is as before", "daemon", standing, "Standing.find", "data[_BEHIND_ID:]", "next((q for q in self._answers if q[:18] == data[3:21]), b'')"),
     Bug("a removal is never written", "daemon", draft, "Draft.remove_secret", "self.compact = True", "pass"),
     Bug("a revocation takes nothing", "daemon", policy, "Agent.without_grants", "if s not in gone", "if s"),
     Bug("a plugin is held by several", "daemon", bindings, "Bindings.bind", "len(holders) >= instances", "len(holders) > instances"),
