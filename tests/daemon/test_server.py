@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import select
 import socket
 import sys
 from collections.abc import AsyncGenerator
@@ -489,18 +490,24 @@ async def test_grants_and_requests_of_a_plugin(house: House) -> None:
 
 
 async def test_a_caller_that_cannot_be_let_in_does_not_end_the_daemon(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await granted(house)
-
-    def fail(process: Process) -> Process:
+    def full(process: Process) -> Process:
         raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches is reached")
 
-    monkeypatch.setattr(house.core.bindings.processes, "join", fail)
-    unlucky = await house.connect(house.core.places.agent_socket)
-    assert await unlucky.closed() is None
-    monkeypatch.undo()
-    assert (await (await house.agent()).call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    def odd(process: Process) -> Process:
+        raise RuntimeError("odd")
+
+    async with open_house(tmp_path, Settings(max_connections_per_uid=2)) as house:
+        await granted(house)
+        for fail in (full, odd) * 2:  # they are not counted: these are more than a uid may have
+            monkeypatch.setattr(house.core.bindings.processes, "join", fail)
+            unlucky = await house.connect(house.core.places.agent_socket)
+            told = await unlucky.closed()
+            assert isinstance(told, BusyError) == (fail is full)
+            assert told is None or "descriptors" in told.message
+        monkeypatch.undo()
+        assert (await (await house.agent()).call("get_secret", {"name": "TOKEN"}))[1] == VALUE
 
 
 async def test_many_connections_of_one_uid(tmp_path: Path) -> None:
@@ -513,6 +520,37 @@ async def test_many_connections_of_one_uid(tmp_path: Path) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert (await (await house.operator(proven=False)).call("status"))["state"] == "unlocked"
         assert (await operator.call("status"))["state"] == "unlocked"
+
+
+async def test_who_waits_to_be_let_in_counts_as_a_connection(tmp_path: Path) -> None:
+    async with open_house(tmp_path, Settings(max_connections_per_uid=4)) as house:
+        await house.init()
+        crowd = [await house.connect(house.core.places.agent_socket) for _ in range(4)]
+        assert isinstance(await crowd[-1].closed(), BusyError)
+        assert len(house.server.agents) == 3
+
+
+class FullEpoll:
+    """Watches those that it watches, and nobody else."""
+
+    def __init__(self, real: select.epoll) -> None:
+        self.poll, self.modify = real.poll, real.modify
+
+    def register(self, number: int, events: int) -> None:
+        raise OSError(errno.ENOSPC, "fs.epoll.max_user_watches is reached")
+
+
+async def test_a_connection_that_cannot_be_watched_ends_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await granted(house)
+    polite = await house.agent()
+    agents = house.server.agents
+    monkeypatch.setattr(agents, "_epoll", FullEpoll(agents._epoll))  # pyright: ignore[reportPrivateUsage]
+    assert await (await house.connect(house.core.places.agent_socket)).closed() is None
+    assert len(agents) == 1
+    assert (await polite.call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+    monkeypatch.undo()
 
 
 async def test_a_peer_that_does_not_read_is_disconnected_and_holds_no_arena(

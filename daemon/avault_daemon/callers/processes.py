@@ -102,11 +102,15 @@ class Processes:
     def join(self, process: Process) -> Process:
         """Count one more user of *process*, and return the `Process` to use: the one that is known already, if any.
 
-        Takes over *process*: where it is a double, its pidfd is closed.
+        Takes over *process*: where it is a double, its pidfd is closed. OSError: nobody can watch one more, and it is closed.
         """
         known = self._known.get(process.key)
         if known is None:
-            self._epoll.register(process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+            try:
+                self._epoll.register(process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+            except OSError:
+                process.close()
+                raise
             known = self._known[process.key] = self._watched[process.fileno()] = process
             self._latest[process.pid] = process
         elif known is not process:

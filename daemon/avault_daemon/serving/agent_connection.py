@@ -69,6 +69,8 @@ class AgentConnection:
         self.number = sock.fileno()
         """The socket's descriptor."""
         self.open = True
+        self.watched = False
+        """Whether the kernel has been asked to tell when something comes."""
         self._agents = agents
         self._core = core
         self._sock = sock
@@ -276,7 +278,8 @@ class AgentConnection:
             self._last_words(error)
         elif error is not None and not isinstance(error, _GONE):
             log_fault(f"conversation with pid {self.caller.pid}", error)
-        trio.lowlevel.notify_closing(self._sock)  # a task of ours may wait for it to take more
+        if self._stuck:  # a task of ours waits for it to take more
+            trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._outbox.clear()
         self._decoder.clear()

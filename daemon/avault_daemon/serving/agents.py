@@ -23,6 +23,7 @@ from avault_protocol import AuditFailedError, InternalError, RequestTimeoutError
 
 from ..faults import log_fault
 from .agent_connection import AgentConnection
+from .arrivals import Arrivals
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class Agents:
         self,
         core: Core,
         nursery: trio.Nursery,
+        arrivals: Arrivals,
         *,
         bury: Callable[[Process], None],
         ended: Callable[[AgentConnection], None],
     ) -> None:
         self._core = core
         self._nursery = nursery
+        self._arrivals = arrivals
         self._bury = bury
         self._ended = ended
         self._epoll = select.epoll()
@@ -62,6 +65,7 @@ class Agents:
         self._processes = core.bindings.processes
         # A death wakes the task too: each round buries who has died.
         self._epoll.register(self._processes.fileno(), select.EPOLLIN)
+        self._epoll.register(arrivals.fileno(), select.EPOLLIN)
         self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
@@ -71,10 +75,10 @@ class Agents:
         return iter(tuple(self._by_number.values()))
 
     def admit(self, sock: socket.socket, caller: Caller, process: Process) -> AgentConnection:
-        """Serve *caller* on *sock* from now on, which must not block."""
+        """Serve *caller* on *sock* from now on, which must not block, and has the next turn of its uid."""
         connection = AgentConnection(self, self._core, sock, caller, process)
-        self._epoll.register(connection.number, _ONCE)
         self._by_number[connection.number] = connection
+        self._turns.add(caller.uid, connection)
         self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
         self._came.set()
         return connection
@@ -108,7 +112,7 @@ class Agents:
         number = self._epoll.fileno()
         try:
             while True:
-                if self._turns:
+                if self._turns or self._arrivals:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(number)
@@ -122,12 +126,14 @@ class Agents:
     def _next(self) -> list[AgentConnection]:
         """Return whose turn it is."""
         came = self._epoll.poll(0)
-        if len(came) == 1 and not self._turns:
-            connection = self._by_number.get(came[0][0])
-            return [connection] if connection is not None else []
+        if len(came) == 1 and came[0][0] in self._by_number and not (self._turns or self._arrivals):
+            return [self._by_number[came[0][0]]]
         for number, _ in came:
             if (connection := self._by_number.get(number)) is not None:
                 self._turns.add(connection.caller.uid, connection)
+            elif number == self._arrivals.fileno():
+                self._arrivals.look()
+        self._arrivals.let_in()
         return self._turns.deal(ROUND)
 
     async def _round(self, served: list[AgentConnection]) -> None:
@@ -144,9 +150,20 @@ class Agents:
             if self._strangers and connection.greeted:
                 self._strangers.pop(connection, None)
             if (wants := connection.wants) == "more":
-                self._epoll.modify(connection.number, _ONCE)
+                self._watch(connection)
             elif wants == "turn":
                 self._turns.add(connection.caller.uid, connection)
+
+    def _watch(self, connection: AgentConnection) -> None:
+        """Have the kernel tell once when something has come; end *connection* if it has no room for one more."""
+        if connection.watched:
+            self._epoll.modify(connection.number, _ONCE)
+            return
+        try:
+            self._epoll.register(connection.number, _ONCE)
+            connection.watched = True
+        except OSError as error:
+            connection.end(error)
 
     def _put_on_record(self, served: Sequence[AgentConnection]) -> None:
         """What could not be put on record is not served."""

@@ -1,11 +1,10 @@
-"""The way in: accept, identify, and hand over to a connection. Nothing else accepts from a listening socket.
+"""The way in: who comes is counted, identified, and handed over to a connection; `arrivals` accepts agents.
 
 Whatever one conversation does, it ends alone: no error of it ever reaches the nursery in which the others live.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -23,6 +22,7 @@ from ..systemd.credential_server import CredentialServer
 from ..systemd.sockets import Sockets
 from .agent_connection import AgentConnection
 from .agents import Agents
+from .arrivals import PAUSE, Arrivals, Newcomer, accept
 from .operator_connection import OperatorConnection
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# accept() fails with these when the machine, not the caller, is at its limit: wait a moment, then go on.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-
 
 class Server:
     """All connections of one daemon, which come in by *sockets*."""
@@ -43,11 +40,12 @@ class Server:
         self._core = core
         self._nursery = nursery
         self._sockets = sockets or Sockets()
-        self.agents = Agents(core, nursery, bury=self._bury, ended=self._agent_ended)
+        self._arrivals = Arrivals(nursery, self._greet, self._let_in)
+        self.agents = Agents(core, nursery, self._arrivals, bury=self._bury, ended=self._agent_ended)
         self._per_uid: Counter[int] = Counter()
         self._ends: dict[Process, set[Callable[[], None]]] = {}
         """What ends the connections of each process that has one."""
-        self._own_sockets: dict[str, trio.CancelScope] = {}
+        self._own_sockets: set[str] = set()
         self._exe = "landlock" not in core.confinement  # which hides the executable of every other process
         core.vault.listeners.append(self._on_event)
 
@@ -60,32 +58,33 @@ class Server:
         agents = self._sockets.open("agent", places.agent_socket, modes.agent_socket)
         credentials = self._sockets.open("credentials", places.credentials_socket, 0o600)
         self._nursery.start_soon(CredentialServer(self._core).run, credentials)
-        self._listen(operator, operator=True)
-        self._listen(agents)
+        self._nursery.start_soon(self._operators, operator)
+        self._arrivals.open(agents)
         self._own_agents()
         self._sockets.close_rest()
-        self._nursery.start_soon(self.agents.run)
+        self._nursery.start_soon(self._run)
 
-    def _listen(
-        self, listener: socket.socket, *, operator: bool = False, agent: str | None = None
-    ) -> trio.CancelScope:
-        scope = trio.CancelScope()
-        self._nursery.start_soon(self._serve, listener, operator, agent, scope)
-        return scope
+    async def _run(self) -> None:
+        try:
+            await self.agents.run()
+        finally:
+            self._arrivals.close()
 
     def _own_agents(self) -> None:
         """Have a socket for each agent that is described by one, and for no other."""
         places = self._core.places
         wanted = {agent.name for agent in self._core.vault.policy.agents.values() if agent.selectors.socket}
-        for name in self._own_sockets.keys() - wanted:
-            self._own_sockets.pop(name).cancel()
+        for name in self._own_sockets - wanted:
+            self._own_sockets.remove(name)
+            self._arrivals.shut(name)
             self._sockets.remove(f"agents/{name}", places.agent_socket_of(name))
-        for name in sorted(wanted - self._own_sockets.keys()):
+        for name in sorted(wanted - self._own_sockets):
             try:
                 places.make_agent_dir(name)
                 path = places.agent_socket_of(name)
                 listener = self._sockets.open_kept(f"agents/{name}", path, places.modes.agent_socket)
-                self._own_sockets[name] = self._listen(listener, agent=name)
+                self._arrivals.open(listener, name)
+                self._own_sockets.add(name)
             except (AvaultError, OSError) as error:
                 log.error("no socket for agent %s: %s", name, error)
 
@@ -94,56 +93,56 @@ class Server:
             self._own_agents()
         self.agents.tell(event, detail)
 
-    async def _serve(
-        self, listener: socket.socket, operator: bool, agent: str | None, scope: trio.CancelScope
-    ) -> None:
-        with scope, listener:
+    async def _operators(self, listener: socket.socket) -> None:
+        """Serve operators. They do not pass by `agents`, where a disk that hangs may hold up everybody."""
+        with listener:
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 try:
-                    sock, _ = listener.accept()
-                except BlockingIOError:
-                    continue
+                    sock = accept(listener)
                 except OSError as error:
-                    if error.errno in _EXHAUSTED:
-                        log.warning("accept: %s; waiting", os.strerror(error.errno or 0))
-                        await trio.sleep(0.1)
+                    log.warning("accept: %s; waiting", os.strerror(error.errno or 0))
+                    await trio.sleep(PAUSE)
                     continue
-                sock.setblocking(False)
-                try:
-                    self._admit(sock, operator, agent)
-                except Exception as error:  # noqa: BLE001 - whoever comes next is to be served
-                    log_fault("a caller could not be let in", error)
-                    sock.close()
+                if sock is not None and (newcomer := self._greet(sock)) is not None:
+                    self._let_in(newcomer, operator=True)
 
-    def _admit(self, sock: socket.socket, operator: bool, agent: str | None) -> None:
-        """Identify before listening: by what the kernel says, and only a process that is alive."""
-        peer, processes = credentials(sock), self._core.bindings.processes
+    def _greet(self, sock: socket.socket, agent: str | None = None) -> Newcomer | None:
+        """Count who has come; None if that is one more than its uid may have, which it has been told then."""
+        peer = credentials(sock)
         count = self._per_uid[peer.uid]
         if count >= self._core.settings.max_connections_per_uid:
             refuse(sock, BusyError(f"uid {peer.uid} has {count} connections already"))
-            return
+            return None
+        self._per_uid[peer.uid] += 1
+        return Newcomer(sock, peer, agent)
+
+    def _let_in(self, newcomer: Newcomer, *, operator: bool = False) -> None:
+        """Identify before listening: by what the kernel says, and only a process that is alive."""
+        sock, peer, agent = newcomer
+        processes = self._core.bindings.processes
         try:
             caller, process = identify(sock, peer, agent, known=processes.latest(peer.pid), exe=self._exe)
+            process = processes.join(process)
+            self._admit(sock, caller, process, operator)
+            return
         except AvaultError as error:
             refuse(sock, error)
-            return
         except OSError as error:
             log.warning("a caller could not be identified: %s", os.strerror(error.errno or 0))
             refuse(sock, BusyError("the daemon is out of descriptors"))
-            return
-        process = processes.join(process)
+        except Exception as error:  # noqa: BLE001 - whoever comes next is to be served
+            log_fault("a caller could not be let in", error)
+            sock.close()
+        self._uncount(peer.uid)
+
+    def _admit(self, sock: socket.socket, caller: Caller, process: Process, operator: bool) -> None:
         if operator:
             scope = trio.CancelScope()
             self._nursery.start_soon(self._converse, sock, caller, process, scope)
             end: Callable[[], None] = scope.cancel
         else:
-            try:
-                end = self.agents.admit(sock, caller, process).end
-            except OSError:
-                processes.leave(process)
-                raise
-        self._per_uid[peer.uid] += 1
+            end = self.agents.admit(sock, caller, process).end
         self._ends.setdefault(process, set()).add(end)
 
     async def _converse(
@@ -161,13 +160,16 @@ class Server:
         self._forget(connection.caller, connection.process, connection.end)
 
     def _forget(self, caller: Caller, process: Process, end: Callable[[], None]) -> None:
-        self._per_uid[caller.uid] -= 1
-        if not self._per_uid[caller.uid]:
-            del self._per_uid[caller.uid]
+        self._uncount(caller.uid)
         self._ends[process].discard(end)
         if not self._ends[process]:
             del self._ends[process]
         self._core.bindings.processes.leave(process)
+
+    def _uncount(self, uid: int) -> None:
+        self._per_uid[uid] -= 1
+        if not self._per_uid[uid]:
+            del self._per_uid[uid]
 
     def _bury(self, process: Process) -> None:
         """End what *process* had when it dies: a connection may live on in a child, which is somebody else."""
