@@ -99,22 +99,23 @@ class AsyncConnection:
                 return  # the daemon hung up; why, it may have told before: receiving finds that, or the end
 
     async def _event(self) -> Answer | Notification:
-        while (event := self._conversation.next_event()) is None:
-            await self._receive_some()
+        event = self._conversation.next_event()
+        while event is None:
+            event = await self._heard()
         return event
 
-    async def _receive_some(self) -> None:
+    async def _heard(self) -> Answer | Notification | None:
         # The only checkpoint; what has been received is noted in the same step, so cancellation loses nothing.
         await self._wait(anyio.wait_readable)
         try:
             count = self._socket.recv_into(self._conversation.space())
         except BlockingIOError:
-            return
+            return None
         except OSError:
             count = 0
         if not count:
             raise lost(self._path)
-        self._conversation.received(count)
+        return self._conversation.heard(count)
 
     async def _wait(self, ready: Callable[[socket], Awaitable[None]]) -> None:
         try:

@@ -21,7 +21,7 @@ from time import monotonic
 
 from avault_protocol import DaemonUnavailableError, Notification, limits
 
-from ._conversation import Conversation
+from ._conversation import Answer, Conversation
 from ._paths import check_server
 from ._patience import FOR_EVER
 
@@ -29,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ._conversation import Answer
     from ._question import Question
 
     Notified = Callable[[Notification], None]
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 # Seconds. The kernel counts whole microseconds, and takes 0 for no limit.
 SHORTEST = 0.000_01
+# Seconds. No more than a kernel may round a timeout by; for less it is not told anew how long to wait.
+TICK = 0.01
 
 
 class ConnectionLostError(DaemonUnavailableError):
@@ -99,12 +100,11 @@ class Connection:
     def call(
         self,
         question: Question,
-        *,
         timeout: float,
+        hello: Question | None = None,
+        notified: Notified | None = None,
         value: memoryview | None = None,
         fds: Sequence[int] = (),
-        notified: Notified | None = None,
-        hello: Question | None = None,
     ) -> Answer:
         """Ask, and return the answer, which may be an error; with *hello* before it, whose error is raised.
 
@@ -165,32 +165,34 @@ class Connection:
             passed = []
 
     def _receive(self, timeout: float, notified: Notified | None) -> Answer:
-        left, deadline = timeout, monotonic() + timeout
+        talk, left, deadline = self._conversation, timeout, monotonic() + timeout
+        event = talk.next_event()
         while True:
-            event = self._conversation.next_event()
             if event is None:
-                self._receive_some(left, timeout)
-            elif not isinstance(event, Notification):
+                try:
+                    if not left <= self._heard_for <= left + TICK:
+                        self._hear_for(left)
+                    count = self._socket.recv_into(talk.space())
+                except BlockingIOError:
+                    raise silent(self.path, timeout) from None
+                except OSError:
+                    count = 0
+                if not count:
+                    raise lost(self.path)
+                event = talk.heard(count)
+            elif isinstance(event, Answer):
                 return event
-            elif notified is not None:
-                notified(event)
+            else:
+                if notified is not None:
+                    notified(event)
+                event = talk.next_event()
             left = deadline - monotonic()
 
-    def _receive_some(self, left: float, timeout: float) -> None:
+    def _hear_for(self, left: float) -> None:
         if left < SHORTEST:
-            raise silent(self.path, timeout)
-        try:
-            if left != self._heard_for:
-                self._limit(SO_RCVTIMEO, left)
-                self._heard_for = left
-            count = self._socket.recv_into(self._conversation.space())
-        except BlockingIOError:
-            raise silent(self.path, timeout) from None
-        except OSError:
-            raise lost(self.path) from None
-        if not count:
-            raise lost(self.path)
-        self._conversation.received(count)
+            raise BlockingIOError
+        self._limit(SO_RCVTIMEO, left)
+        self._heard_for = left
 
 
 def _behind(count: int, buffers: list[memoryview]) -> list[memoryview]:

@@ -17,7 +17,7 @@ from avault_protocol import (
 )
 
 from ._question import MAX_ID
-from ._secret import wipe
+from ._secret import ZERO, wipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Answer:
 class Conversation:
     """Builds requests, and finds their answers in the bytes received.
 
-    Receive into `space`, say by `received` how much it was, then take events from `next_event` until it is None.
+    Receive into `space`, say by `heard` how much it was, and take what comes after from `next_event` until it is None.
     Received bytes lie in *buffer*, and nothing of a value stays there once it was taken out.
     After any exception but those of `ask` the stream is of no more use: `close`, and close the connection.
     """
@@ -88,9 +88,16 @@ class Conversation:
             self._grow()
         return memoryview(self.buffer)[self._stop :]
 
-    def received(self, count: int) -> None:
-        """Note that *count* bytes have arrived in what `space` returned."""
+    def heard(self, count: int) -> Answer | Notification | None:
+        """Note that *count* bytes have arrived in what `space` returned; return, or raise, what `next_event` would."""
+        known, self._known = self._known, None
+        if known is not None and known.is_all_of(self.buffer, count, self._id):
+            value = self.buffer[known.end : count]
+            self.buffer[:count] = ZERO * count
+            self._question = None
+            return Answer(None, known.result.copy(), value)
         self._stop += count
+        return self.next_event()
 
     def next_event(self) -> Answer | Notification | None:
         """Return the next answer or notification, or None: receive more.
@@ -100,9 +107,6 @@ class Conversation:
         """
         if not self._stop:
             return None
-        known, self._known = self._known, None
-        if known is not None and known.is_all_of(self.buffer, self._stop, self._id):
-            return self._taken(None, known.result.copy(), known.end, self._stop)
         extent = self._extent or self._scanner.scan(self.buffer, 0, self._stop)
         self._extent = extent
         if extent is None or extent.end > self._stop:
@@ -145,7 +149,7 @@ class Conversation:
         if extent.has_value is not due:
             raise BadRequestError("the daemon sent " + ("no value" if due else "a value where none was due"))
         if due:
-            question.note(head, extent.end - extent.head_end, response.result)
+            question.note(self._id, head, extent.end - extent.head_end, response.result)
         return self._taken(response.error, response.result, extent.head_end if due else None, extent.end)
 
     def _taken(
@@ -165,7 +169,7 @@ class Conversation:
             view = memoryview(self.buffer)
             view[:rest] = view[end : self._stop]  # in place: no object ever holds these bytes
         # Always: behind a message without a value there may have been half of one with a value, which has moved.
-        self.buffer[rest : self._stop] = bytes(self._stop - rest)
+        self.buffer[rest : self._stop] = ZERO * (self._stop - rest)
         self._stop = rest
 
     def _grow(self) -> None:

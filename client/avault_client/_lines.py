@@ -41,7 +41,14 @@ class Lines:
         if not self._turn.acquire(True, timeout):
             raise DaemonUnavailableError(f"another thread has had no answer for {timeout:g} s")
         try:
-            return self._call(question, timeout)
+            if self._shared is not None:
+                try:
+                    return self._shared.call(question, timeout)
+                except ConnectionLostError:
+                    # As after a restart of the daemon. The new one gets its own hello.
+                    self._end(self._shared)
+            self._shared = self._new()
+            return self._shared.call(question, timeout, self._profile.hello())
         finally:
             self._turn.release()
 
@@ -49,7 +56,7 @@ class Lines:
         """Return the answer to a question that may take *longer* seconds than others."""
         connection = self._connect()
         try:
-            return connection.call(question, timeout=self._profile.timeout + longer)
+            return connection.call(question, self._profile.timeout + longer)
         finally:
             self._end(connection)
 
@@ -76,21 +83,11 @@ class Lines:
         for connection in tuple(self._open):
             connection.close()
 
-    def _call(self, question: Question, timeout: float) -> Answer:
-        if self._shared is not None:
-            try:
-                return self._shared.call(question, timeout=timeout)
-            except ConnectionLostError:
-                pass  # as after a restart of the daemon; the new one gets its own hello
-            self._end(self._shared)
-        self._shared = self._new()
-        return self._shared.call(question, timeout=timeout, hello=self._profile.hello())
-
     def _connect(self) -> Connection:
         """Return a new connection on which hello has been said."""
         connection = self._new()
         try:
-            checked(connection.call(self._profile.hello(), timeout=self._profile.timeout))
+            checked(connection.call(self._profile.hello(), self._profile.timeout))
         except BaseException:
             self._end(connection)
             raise

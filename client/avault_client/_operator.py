@@ -95,7 +95,7 @@ class OperatorConnection:
     ) -> Answer:
         question = Question(method, params or {}, None if value is None else len(value))
         longest = FOR_EVER if timeout is None else timeout
-        answer = self._connection.call(question, timeout=longest, value=value, **more)
+        answer = self._connection.call(question, longest, value=value, **more)
         if answer.error is not None:
             raise answer.error
         return answer

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
 
 # One request is open at a time, so a few ids do: those that MessagePack says in a single byte. 0 is never one of ours.
 MAX_ID = 127
-# A list of four; its first element says which kind of message; then the id.
-_REQUEST = b"\x94\x00"
-_RESPONSE = b"\x94\x01"
-_ID = 2
+# How a message begins, by its id: a list of four, which kind of message it is, the id.
+_REQUESTS = tuple(b"\x94\x00" + bytes((id,)) for id in range(MAX_ID + 1))
+_RESPONSES = tuple(b"\x94\x01" + bytes((id,)) for id in range(MAX_ID + 1))
 _BEHIND_ID = 3
 # Bytes. The longest name of a secret, and what is said of its version, take less than half.
 LONGEST_HEAD = 512
@@ -36,12 +35,7 @@ class Head:
 
     def is_all_of(self, buffer: bytearray, stop: int, id: int) -> bool:
         """Report whether ``buffer[:stop]`` is this head under *id*, then as long a value as then, and nothing else."""
-        return (
-            stop == self._whole
-            and buffer[_ID] == id
-            and buffer.startswith(self._behind_id, _BEHIND_ID)
-            and buffer.startswith(_RESPONSE)
-        )
+        return stop == self._whole and buffer.startswith(_RESPONSES[id] + self._behind_id)
 
 
 class Question:
@@ -61,9 +55,9 @@ class Question:
 
     def under(self, id: int) -> bytes:
         """Return the request, under an *id* from 1 to `MAX_ID`."""
-        return _REQUEST + id.to_bytes(1, "big") + self._behind_id
+        return _REQUESTS[id] + self._behind_id
 
-    def note(self, head: bytearray, size: int, result: Mapping[str, object]) -> None:
-        """Remember what was answered under an id of ours, unless that is long, or written otherwise than we do."""
-        plain = len(head) <= LONGEST_HEAD and head.startswith(_RESPONSE) and 0 < head[_ID] <= MAX_ID
+    def note(self, id: int, head: bytearray, size: int, result: Mapping[str, object]) -> None:
+        """Remember what was answered under *id*, unless that is long, or written otherwise than we do."""
+        plain = len(head) <= LONGEST_HEAD and head.startswith(_RESPONSES[id])
         self.answered = Head(head, size, result) if plain else None

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
 TEXT = "text"
 BASE64 = "base64"
+# A bytearray, as what it overwrites: of anything else Python makes one first, each time.
+ZERO = bytearray(1)
 
 
 def wipe(buffer: bytearray) -> None:
     """Overwrite *buffer* with zeroes, in place."""
-    buffer[:] = bytes(len(buffer))
+    buffer[:] = ZERO * len(buffer)
 
 
 class Secret:
@@ -75,8 +77,7 @@ class Secret:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+    __del__ = close
 
     def __repr__(self) -> str:
         return f"Secret({self.name!r})"

@@ -84,7 +84,7 @@ class Vault:
         patience = self._profile.patience(wait)
         while True:
             try:
-                return secret_in(self._get(name, patience), name)
+                return self._get(name, patience)
             except DaemonUnavailableError:
                 pause = patience.pause()
                 if self._closed or not pause:
@@ -118,16 +118,16 @@ class Vault:
             self._listener.end()
         self._lines().close()
 
-    def _get(self, name: str, patience: Patience) -> Answer:
+    def _get(self, name: str, patience: Patience) -> Secret:
         """Ask once as if in a hurry; wait, on another connection, only if the answer is that the vault is locked."""
         try:
-            return self._ask(self._profile.question(name))
+            return secret_in(self._ask(self._profile.question(name)), name)
         except LockedError:
             left = patience.left()
             if not left:
                 raise
         question = Question("get_secret", {"name": name, "wait": left})
-        return checked(self._lines().call_apart(question, left))
+        return secret_in(checked(self._lines().call_apart(question, left)), name)
 
     def _ask(self, question: Question) -> Answer:
         if self._closed:

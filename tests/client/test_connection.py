@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from avault_client import BadRequestError, DaemonUnavailableError
-from avault_client._connection import Connection
+from avault_client._connection import TICK, Connection
 from avault_client._question import Question
 from avault_protocol import limits, pack_notification
 from support.background import WITHIN
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from support.peer import Line, Peer
 
 GRANTS = Question("grants", {})
-TICK = 0.01  # seconds; the longest unit that a kernel rounds timeouts to
 LONG = limits.MAX_HEAD - 100  # bytes; more than the buffer of a socket takes
 
 
@@ -67,6 +66,25 @@ def test_what_comes_before_an_answer_takes_from_its_time_and_not_from_the_next_o
     assert kernel_waits(connection) < WITHIN - TICK
     del peer.handlers["grants"]
     connection.call(GRANTS, timeout=WITHIN)
+    assert kernel_waits(connection) == WITHIN
+
+
+def test_for_less_than_a_tick_the_kernel_is_not_told_anew(peer: Peer, connection: Connection) -> None:
+    told = threading.Event()
+
+    def chatter(line: Line, request: Request) -> None:
+        line.send(pack_notification("locked", {}))
+        assert told.wait(WITHIN)
+        peer.serve(line, request)
+
+    peer.handlers["grants"] = chatter
+    taken, deadline = TICK, time.monotonic() + WITHIN
+    while taken >= TICK:  # of a call on a machine that has other things to do nothing can be said
+        told.clear()
+        begin = time.monotonic()
+        assert begin < deadline
+        connection.call(GRANTS, timeout=WITHIN, notified=lambda _: told.set())
+        taken = time.monotonic() - begin
     assert kernel_waits(connection) == WITHIN
 
 

@@ -34,9 +34,10 @@ def feed(conversation: Conversation, data: bytes) -> list[Answer | Notification]
         count = min(len(space), len(data))
         space[:count] = data[:count]
         data = data[count:]
-        conversation.received(count)
-        while (event := conversation.next_event()) is not None:
+        event = conversation.heard(count)
+        while event is not None:
             events.append(event)
+            event = conversation.next_event()
     return events
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,8 +44,12 @@ def received(conversation: Conversation, data: bytes) -> list[Answer | Notificat
     space = conversation.space()
     assert len(data) <= len(space)
     space[: len(data)] = data
-    conversation.received(len(data))
-    return list(iter(conversation.next_event, None))
+    events: list[Answer | Notification] = []
+    event = conversation.heard(len(data))
+    while event is not None:
+        events.append(event)
+        event = conversation.next_event()
+    return events
 
 
 def taken(conversation: Conversation, data: bytes) -> tuple[bytes | None, dict[str, object]]:
@@ -249,45 +254,58 @@ def test_a_head_over_the_limit_is_not_remembered(size: int) -> None:
         assert (asked.answered is not None) == (size == LONGEST_HEAD)
 
 
-def outcomes(script: list[bytes], asked: list[Question]) -> list[object]:
-    """Return what becomes of answers on one connection, up to the first error."""
+def outcomes(script: list[list[bytes]], asked: list[Question]) -> list[object]:
+    """Return what becomes of answers on one connection, each in the pieces it arrives in, up to the first error."""
     conversation = Conversation()
     found: list[object] = []
-    for data, one in zip(script, asked, strict=True):
-        conversation.ask(one)
-        try:
-            events = received(conversation, data)
-        except AvaultError as error:
-            return [*found, str(error)]
-        if not events:
-            break  # it waits for more
-        (event,) = events
-        assert isinstance(event, Answer)
-        found.append((event.result, event.value, repr(event.error)))
+    try:
+        for pieces, one in zip(script, asked, strict=True):
+            conversation.ask(one)
+            events = [event for piece in pieces for event in received(conversation, piece)]
+            found += [seen(event) for event in events]
+            if not any(isinstance(event, Answer) for event in events):
+                break  # it waits for more
+    except AvaultError as error:
+        found.append(str(error))
     return [*found, bytes(conversation.buffer).strip(b"\0")]
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([1, 1, 1, 2]),  # what is added to the id, less one
-            st.sampled_from([VALUE, VALUE, VALUE[::-1], b""]),
-            st.integers(0, 2),
-            st.one_of(
-                st.none(), st.tuples(st.integers(0, 60), st.integers(0, 255))
-            ),  # a byte that is replaced
-        ),
-        max_size=6,
-    )
+def seen(event: Answer | Notification) -> object:
+    """Return all that there is to see of *event*."""
+    if isinstance(event, Notification):
+        return event.method, event.params
+    return event.result, event.value, repr(event.error)
+
+
+ANSWERS = st.tuples(
+    st.sampled_from([1, 1, 1, 2]),  # what is added to the id, less one
+    st.sampled_from([VALUE, VALUE, VALUE[::-1], b""]),
+    st.sampled_from([1, 1, 1, 2]),  # its version
+    st.none() | st.tuples(st.integers(0, 60), st.integers(0, 255)),  # a byte that is replaced
+    st.sampled_from([b"", b"", b"", TOLD]),  # before it
+    st.sampled_from([b"", b"", b"", b"", TOLD, TOLD[:5], answer(1)]),  # and behind
+    st.just([]) | st.lists(st.integers(1, 80), max_size=2),  # where it is cut
 )
+
+
+def arrives(
+    number: int,
+    drawn: tuple[int, bytes, int, tuple[int, int] | None, bytes, bytes, list[int]],
+) -> list[bytes]:
+    """Return the pieces in which the answer to the question before the *number*-th arrives."""
+    more, value, version, change, before, behind, cuts = drawn
+    data = bytearray(answer(number + more, value, {**SAID, "version": version}))
+    if change is not None and change[0] < len(data):
+        data[change[0]] = change[1]
+    whole = before + bytes(data) + behind
+    ends = [0, *sorted({cut for cut in cuts if cut < len(whole)}), len(whole)]
+    return [whole[start:end] for start, end in pairwise(ends)]
+
+
+@given(st.lists(ANSWERS, max_size=6))
 def test_who_remembers_and_who_does_not_come_to_the_same(
-    script: list[tuple[int, bytes, int, tuple[int, int] | None]],
+    script: list[tuple[int, bytes, int, tuple[int, int] | None, bytes, bytes, list[int]]],
 ) -> None:
-    sent: list[bytes] = []
-    for number, (more, value, version, change) in enumerate(script):
-        data = bytearray(answer(number + more, value, {**SAID, "version": version}))
-        if change is not None and change[0] < len(data):
-            data[change[0]] = change[1]
-        sent.append(bytes(data))
+    sent = [[answer(1)], *(arrives(number, drawn) for number, drawn in enumerate(script, start=1))]
     asked = question()
     assert outcomes(sent, [asked] * len(sent)) == outcomes(sent, [question() for _ in sent])
