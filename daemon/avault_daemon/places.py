@@ -91,7 +91,7 @@ class Places:
     @property
     def bindings(self) -> Path:
         """Where it is written which process holds which plugin."""
-        return self.runtime_dir / "bindings.json"
+        return self.runtime_dir / "bindings.jsonl"
 
     @property
     def settings_dir(self) -> Path | None:

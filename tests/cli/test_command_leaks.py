@@ -42,7 +42,7 @@ with Vault(plugin=sys.argv[1], secrets=sys.argv[2:]) as vault:
 MEANT = re.compile(
     r"/(config\.toml|avaultd\.log|copy\.jsonl|home|home/vault\.(jsonl|jsonl\.new|lock)|state|run"
     r"|state/(anchor\.json|anchor\.json\.new|audit\.jsonl|pairing\.json|pairing\.json\.new)|run/agents(/cobot(/agent\.sock)?)?"
-    r"|run/((agent|operator|credentials)\.sock|bindings\.(json|new)))"
+    r"|run/((agent|operator|credentials)\.sock|bindings\.(jsonl|new)))"
 )
 
 

@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from avault_daemon.callers.bindings import MAX_HELD_PER_AGENT, Bindings, parse
+from avault_daemon.callers.bindings import MAX_HELD_PER_AGENT, Bindings
 from avault_daemon.callers.caller import CallerGoneError
+from avault_daemon.callers.ledger import parse
 from avault_daemon.callers.processes import Process, start_time
 from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError
+from support.faults import file_size_limit
 from support.pids import end, needs_pids, sleeper, sleeper_with
 
 BOOT = "bd612d99-0ded-4045-86b5-7f120073b1a8"
@@ -23,7 +23,7 @@ Open = Callable[..., Bindings]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "bindings.json"
+    return tmp_path / "bindings.jsonl"
 
 
 @pytest.fixture
@@ -172,9 +172,7 @@ def test_a_process_with_a_dead_holders_pid_inherits_nothing(opened: Open) -> Non
 
 
 def recorded_start(bindings: Bindings) -> int:
-    document: dict[str, Any] = json.loads(bindings.path.read_bytes())
-    started: int = document["holders"][0][3]
-    return started
+    return parse(bindings.path.read_bytes())[1][0][3]
 
 
 def test_nobody_holds_anything_after_a_reboot(opened: Open, children: list[subprocess.Popen[bytes]]) -> None:
@@ -191,9 +189,7 @@ def test_the_boot_is_the_kernels_if_none_is_given(
     bindings = Bindings(path)
     bindings.bind("cobot", "telegram", connect(bindings, children[0]))
     bindings.close()
-    assert (
-        json.loads(path.read_bytes())["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    )
+    assert parse(path.read_bytes())[0] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert path.stat().st_mode & 0o777 == 0o600
     assert os.listdir(path.parent) == [path.name]
 
@@ -204,104 +200,38 @@ def test_what_cannot_be_written_down_is_not_bound(
     bindings = opened()
     process = connect(bindings, children[0])
     path.mkdir()  # nothing can be renamed to it
-    with pytest.raises(StorageFailedError, match=r"bindings\.json could not be written: is a directory"):
+    with pytest.raises(StorageFailedError, match=r"bindings\.jsonl could not be written: is a directory"):
         bindings.bind("cobot", "telegram", process)
     assert bindings.holders("cobot", "telegram") == []
     path.rmdir()
     bindings.bind("cobot", "telegram", process)
 
 
-def test_what_a_crash_left_beside_is_no_hindrance(
+def test_what_can_be_written_in_part_is_not_bound(
     opened: Open, path: Path, children: list[subprocess.Popen[bytes]]
 ) -> None:
-    path.with_suffix(".new").symlink_to("/etc/passwd")
-    bindings = opened()
-    bindings.bind("cobot", "telegram", connect(bindings, children[0]))
-    assert not path.is_symlink()
+    before = opened()
+    first, second = (connect(before, child) for child in children[:2])
+    before.bind("cobot", "telegram", first)
+    with file_size_limit(path.stat().st_size + 10), pytest.raises(StorageFailedError):
+        before.bind("cobot", "weather", second)
+    after = opened()
+    assert after.warnings == []
+    assert after.holders("cobot", "telegram") == [first.pid]
+    assert before.holders("cobot", "weather") == after.holders("cobot", "weather") == []
+    before.bind("cobot", "weather", second)
+    assert opened().holders("cobot", "weather") == [second.pid]
 
 
-ENTRY = ["cobot", "telegram", 1, 1]
-NOT_OURS: list[object] = [
-    None,
-    [],
-    {},
-    {"boot": BOOT},
-    {"boot": BOOT, "holders": [], "more": 1},
-    {"boot": 1, "holders": []},
-    {"boot": BOOT, "holders": {}},
-    {"boot": BOOT, "holders": [None]},
-    {"boot": BOOT, "holders": [ENTRY[:3]]},
-    {"boot": BOOT, "holders": [[*ENTRY, 1]]},
-    {"boot": BOOT, "holders": [ENTRY, ENTRY]},
-    {"boot": BOOT, "holders": [["Cobot", "telegram", 1, 1]]},
-    {"boot": BOOT, "holders": [["cobot", "../telegram", 1, 1]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", 0, 1]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", 2**22 + 1, 1]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", True, 1]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", 1, -1]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", 1, 2**63]]},
-    {"boot": BOOT, "holders": [["cobot", "telegram", 1, 1.5]]},
-]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [*(json.dumps(document).encode() for document in NOT_OURS), b"", b"{", b"\xff", b"[" * 100_000],
-)
 def test_a_file_that_is_not_ours_means_no_holders_and_a_warning(
-    opened: Open, path: Path, content: bytes, children: list[subprocess.Popen[bytes]]
+    opened: Open, path: Path, children: list[subprocess.Popen[bytes]]
 ) -> None:
-    path.write_bytes(content)
+    path.write_bytes(b"{")
     bindings = opened()
     assert len(bindings.warnings) == 1
     assert "is not what avault wrote" in bindings.warnings[0]
     bindings.bind("cobot", "telegram", connect(bindings, children[0]))
     assert opened().warnings == []
-
-
-def make_link(path: Path) -> None:
-    (path.parent / "elsewhere").write_text(json.dumps({"boot": BOOT, "holders": []}))
-    path.symlink_to("elsewhere")
-
-
-def make_large(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(8 * 1024 * 1024 + 1)
-
-
-@pytest.mark.parametrize("make", [make_link, make_large, os.mkfifo, Path.mkdir])
-def test_nor_is_a_file_of_another_kind(opened: Open, path: Path, make: Callable[[Path], None]) -> None:
-    make(path)
-    assert len(opened().warnings) == 1
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_nor_is_a_file_of_another_user(opened: Open, path: Path) -> None:
-    path.write_text(json.dumps({"boot": BOOT, "holders": []}))
-    os.chown(path, 65534, -1)
-    assert "belongs to uid 65534" in opened().warnings[0]
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text()
-    | st.sampled_from(["boot", "holders", BOOT]),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["boot", "holders", "x"]), inner)
-    ),
-)
-
-
-@given(content=st.binary() | JSON.map(lambda document: json.dumps(document).encode()))
-def test_any_file_is_ours_or_a_value_error(content: bytes) -> None:
-    try:
-        boot, entries = parse(content)
-    except ValueError:
-        return
-    assert json.loads(content) == {"boot": boot, "holders": [list(entry) for entry in entries]}
 
 
 class Life(RuleBasedStateMachine):
@@ -314,7 +244,7 @@ class Life(RuleBasedStateMachine):
     def start(self) -> None:
         self.folder = Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp") / f"avault-test-{os.getpid()}"
         self.folder.mkdir(exist_ok=True)
-        self.bindings = Bindings(self.folder / "bindings.json", boot=os.urandom(8).hex())
+        self.bindings = Bindings(self.folder / "bindings.jsonl", boot=os.urandom(8).hex())
         self.ends: dict[Process, int] = {}
         self.model: dict[str, list[Process]] = {}
         self.born = 0
@@ -352,6 +282,17 @@ class Life(RuleBasedStateMachine):
             for dead in self.bindings.processes.dead():
                 self.bindings.drop(dead)
                 self.bindings.processes.leave(dead)
+
+    @rule()
+    def what_is_written_down(self) -> None:
+        """Those that hold are in the file, and whoever else is has died."""
+        if not self.bindings.path.exists():
+            assert not any(self.model.values())
+            return
+        living = {process.key for process in self.ends}
+        written = [entry for entry in parse(self.bindings.path.read_bytes())[1] if entry[2:] in living]
+        held = [("cobot", plugin, *one.key) for plugin, holders in self.model.items() for one in holders]
+        assert sorted(written) == sorted(held)
 
     @invariant()
     def holders_are_those_of_the_model(self) -> None:

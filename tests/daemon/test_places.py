@@ -52,7 +52,7 @@ def test_the_places_of_a_user_service() -> None:
     )
     assert places.agent_socket == Path("/run/user/1000/avault/agent.sock")
     assert places.operator_socket == Path("/run/user/1000/avault/operator.sock")
-    assert places.bindings == Path("/run/user/1000/avault/bindings.json")
+    assert places.bindings == Path("/run/user/1000/avault/bindings.jsonl")
     assert places.agent_dir("cobot") == Path("/run/user/1000/avault/agents/cobot")
     assert places.agent_socket_of("cobot") == Path("/run/user/1000/avault/agents/cobot/agent.sock")
     assert places.operator_group is None

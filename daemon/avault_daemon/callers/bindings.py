@@ -5,22 +5,21 @@ it has died: it may bind again, from any thread and on any number of connections
 (where the agent has more instances: every one beyond them). So a tool that is started later cannot pose as a plugin
 that runs. It does not stop code inside the same process, nor one that first kills it.
 
-Who holds what survives a restart of the daemon in ``bindings.json`` of the runtime directory: pid, start time, boot id.
-A holder is recognised only by all three, so a process that was given a dead holder's pid inherits nothing.
+Who holds what survives a restart of the daemon (`ledger`): pid, start time, boot id. A holder is recognised only by all
+three, so a process that was given a dead holder's pid inherits nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
-from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError, is_agent_name
+from avault_protocol import AlreadyBoundError, BusyError, StorageFailedError
 
 from .caller import CallerGoneError
+from .ledger import Entry, Ledger
 from .processes import Process, Processes
 
 _logger = logging.getLogger(__name__)
@@ -28,12 +27,9 @@ _logger = logging.getLogger(__name__)
 Plugin = tuple[str, str]
 """(agent, plugin)."""
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-
 # Names of plugins are the callers' choice, so the number that an agent holds at once has a bound: an agent of ours has
 # some ten, and each costs a descriptor and a line of the file.
 MAX_HELD_PER_AGENT = 256
-_MAX_FILE = 8 * 1024 * 1024
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -48,7 +44,7 @@ class Bindings:
         self.processes = Processes()
         self.warnings: list[str] = []
         self.path = path
-        self._boot = boot or Path(_BOOT_ID).read_text().strip()
+        self._ledger = Ledger(path, boot or Path(_BOOT_ID).read_text().strip())
         self._held: dict[Plugin, list[Process]] = {}
         self._restore()
 
@@ -74,7 +70,7 @@ class Bindings:
             raise BusyError(f"agent {agent} holds {MAX_HELD_PER_AGENT} plugins already")
         self._hold(agent, plugin, process)
         try:
-            self._save()
+            self._ledger.add((agent, plugin, process.pid, process.started), self._entries())
         except OSError as error:
             self._release((agent, plugin), process)
             raise StorageFailedError(
@@ -89,7 +85,7 @@ class Bindings:
     def drop(self, process: Process) -> None:
         """Let go of everything that *process*, which has died, held.
 
-        The file is not written: a dead holder in it matches no process, and the next binding writes it anyway.
+        The file is not written: a dead holder in it matches no process.
         """
         for held in [key for key, holders in self._held.items() if process in holders]:
             self._release(held, process)
@@ -97,6 +93,7 @@ class Bindings:
     def close(self) -> None:
         """Close all descriptors. The file stays, for the daemon that comes next."""
         self._held.clear()
+        self._ledger.close()
         self.processes.close()
 
     def _living(self, agent: str, plugin: str) -> list[Process]:
@@ -112,18 +109,10 @@ class Bindings:
             del self._held[held]
         self.processes.leave(process)
 
-    def _save(self) -> None:
-        """Write the file beside, then rename it. No fsync: after a power cut the boot id is another, and it is void."""
-        holders = [
-            [*held, process.pid, process.started] for held, them in self._held.items() for process in them
-        ]
-        beside = self.path.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(beside, flags, 0o600), "w", encoding="ascii") as file:
-            json.dump({"boot": self._boot, "holders": holders}, file)
-        beside.rename(self.path)
+    def _entries(self) -> Iterator[Entry]:
+        for (agent, plugin), holders in self._held.items():
+            for process in holders:
+                yield agent, plugin, process.pid, process.started
 
     def _restore(self) -> None:
         """Take up the holders of the last run that still live.
@@ -135,7 +124,7 @@ class Bindings:
         nothing is served before the operator unlocks it, with this warning in `avault status`. So: no holders, aloud.
         """
         try:
-            entries = self._read()
+            entries = self._ledger.read()
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
@@ -145,49 +134,3 @@ class Bindings:
         for agent, plugin, pid, started in entries:
             if (process := Process.find(pid, started)) is not None:
                 self._hold(agent, plugin, process)
-
-    def _read(self) -> list[tuple[str, str, int, int]]:
-        """Return the entries of the file, none if it is of an earlier boot; ValueError if it is not ours."""
-        with open(self.path, "rb", opener=_open_plainly) as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid != os.geteuid():
-                raise ValueError(f"it belongs to uid {status.st_uid}")
-            if status.st_size > _MAX_FILE:
-                raise ValueError(f"it has more than {_MAX_FILE} bytes")
-            content = file.read(_MAX_FILE)
-        boot, entries = parse(content)
-        return entries if boot == self._boot else []
-
-
-def _open_plainly(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # neither led elsewhere nor held up by a pipe
-
-
-def parse(content: bytes) -> tuple[str, list[tuple[str, str, int, int]]]:
-    """Return the boot id and the entries (agent, plugin, pid, start time) of a ``bindings.json``; else ValueError."""
-    try:
-        document: Json = json.loads(content)
-    except RecursionError:
-        raise ValueError("too deeply nested") from None
-    match document:
-        case {"boot": str(boot), "holders": list(holders), **rest} if not rest:
-            entries = [_entry(holder) for holder in holders]
-        case _:
-            raise ValueError("not a map of a boot id and a list of holders")
-    if len({(agent, plugin, pid) for agent, plugin, pid, _ in entries}) != len(entries):
-        raise ValueError("a holder is named twice")
-    return boot, entries
-
-
-def _entry(holder: Json) -> tuple[str, str, int, int]:
-    match holder:
-        case [str(agent), str(plugin), int(pid), int(started)] if (
-            is_agent_name(agent)
-            and is_agent_name(plugin)
-            and type(pid) is type(started) is int  # true is an int, too
-            and 0 < pid <= 2**22  # PID_MAX_LIMIT, proc_sys_kernel(5)
-            and 0 <= started < 2**63
-        ):
-            return agent, plugin, pid, started
-        case _:
-            raise ValueError("an entry is no [agent, plugin, pid, start time]")

@@ -75,7 +75,7 @@ class DaemonModel(Desk):
         for part in ("home", "state"):
             shutil.copytree(before / part, self.folder / part, copy_function=copy_if_there)
         (self.folder / "run").mkdir(mode=0o700)
-        shutil.copy(before / "run" / "bindings.json", self.folder / "run")
+        shutil.copy(before / "run" / "bindings.jsonl", self.folder / "run")
 
     def come_back(self, unlocked: bool) -> None:
         """Start again, locked; the plugins that were there come again, behind somebody who wants to be them."""
