@@ -14,13 +14,14 @@ from typing import NoReturn
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from avault_daemon.audit.chain import Chain
 from avault_daemon.callers.processes import Process
 from avault_daemon.serving.agent_api import AgentConversation
 from avault_daemon.serving.agent_connection import AgentConnection
-from avault_daemon.serving.agents import ROUND
+from avault_daemon.serving.agents import MOMENT, ROUND
 from avault_daemon.serving.conversation import Answer, Wait
 from avault_daemon.serving.inbox import MESSAGE_TIMEOUT
 from avault_daemon.serving.outbox import MAX_QUEUED
@@ -683,3 +684,31 @@ async def test_an_agents_own_socket(house: House) -> None:
     assert not path.exists()
     with pytest.raises(NotGrantedError):
         await peer.call("get_secret", {"name": "TOKEN"})
+
+
+@pytest.mark.parametrize(("moment", "first"), [(0, True), (MOMENT, True), (60, False)])
+async def test_others_have_their_turn_beside_an_agent_that_asks_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: float, first: bool
+) -> None:
+    if not first:  # nor is it to take a pause of this machine for the end
+        monkeypatch.setattr("avault_daemon.serving.agents._LEAST_WAIT", 0.5)
+    async with open_house(tmp_path, moment=moment) as house:
+        operator = await granted(house)
+        agent = await house.agent()
+        asked = 0
+
+        def ask() -> None:
+            nonlocal asked
+            with socket.socket(fileno=os.dup(agent.sock.fileno())) as sock:
+                sock.setblocking(True)
+                while asked < 3000:
+                    sock.send(pack_request(7, "get_secret", {"name": "TOKEN"}))
+                    assert sock.recv(4096).endswith(VALUE)
+                    asked += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, ask)
+            while not asked:
+                await trio.lowlevel.checkpoint()
+            await operator.call("status")
+            assert (asked < 3000) is first

@@ -205,11 +205,12 @@ async def open_house(
     keyring: Keyring | None = None,
     credentials: Path | None = None,
     bus: socket.socket | str | None = None,
+    moment: float = 0,
 ) -> AsyncGenerator[House]:
     """Run a daemon in *folder* for as long as the block lasts.
 
     *network* is how it reaches relays, if it may, *keyring* a keyring, *credentials* where a service manager's would be, *bus* the
-    system bus.
+    system bus. *moment* is what agents are served for before others: 0 is one round, which depends on no clock.
     """
     places = replace(places_in(folder, service), credentials_dir=credentials)
     places.make()
@@ -218,7 +219,7 @@ async def open_house(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.record.run)
-            server = Server(core, nursery)
+            server = Server(core, nursery, moment=moment)
             server.start()
             nursery.start_soon(core.locker.run)
             nursery.start_soon(wake, core)

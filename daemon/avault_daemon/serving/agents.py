@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 ROUND = 4
 """Requests of one round, at most; it bounds how long the next one who comes waits for its turn."""
+MOMENT = 0.000_25
+"""Seconds for which agents are served before all other tasks have their turn: operators, deadlines, syncs."""
+_LEAST_WAIT = 0.001  # epoll_wait(2) knows nothing shorter
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
@@ -50,8 +54,11 @@ class Agents:
         *,
         bury: Callable[[Process], None],
         ended: Callable[[AgentConnection], None],
+        moment: float = MOMENT,
     ) -> None:
+        """*moment*: `MOMENT`, or 0: one round, then the others."""
         self._core = core
+        self._moment = moment
         self._nursery = nursery
         self._arrivals = arrivals
         self._bury = bury
@@ -112,21 +119,34 @@ class Agents:
         number = self._epoll.fileno()
         try:
             while True:
-                if self._turns or self._arrivals:
+                if self._somebody_waits:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(number)
-                await self._round(self._next())
+                await self._serve_for_a_moment()
         finally:
             for connection in self:
                 connection.end()
             self._epoll.close()
             os.close(self._alarm)
 
-    def _next(self) -> list[AgentConnection]:
-        """Return whose turn it is."""
+    @property
+    def _somebody_waits(self) -> bool:
+        return bool(self._turns) or bool(self._arrivals)
+
+    async def _serve_for_a_moment(self) -> None:
+        """Serve round after round, and wait for what comes next, without going by trio: that takes longer than a round."""
+        until = time.monotonic() + self._moment
         came = self._epoll.poll(0)
-        if len(came) == 1 and came[0][0] in self._by_number and not (self._turns or self._arrivals):
+        while came or self._somebody_waits:
+            await self._round(self._next(came))
+            if time.monotonic() >= until:
+                break
+            came = self._epoll.poll(0 if self._somebody_waits else _LEAST_WAIT)
+
+    def _next(self, came: list[tuple[int, int]]) -> list[AgentConnection]:
+        """Return whose turn it is, now that this *came*."""
+        if len(came) == 1 and came[0][0] in self._by_number and not self._somebody_waits:
             return [self._by_number[came[0][0]]]
         for number, _ in came:
             if (connection := self._by_number.get(number)) is not None:

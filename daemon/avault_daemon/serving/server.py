@@ -21,7 +21,7 @@ from ..faults import log_fault
 from ..systemd.credential_server import CredentialServer
 from ..systemd.sockets import Sockets
 from .agent_connection import AgentConnection
-from .agents import Agents
+from .agents import MOMENT, Agents
 from .arrivals import PAUSE, Arrivals, Newcomer, accept
 from .operator_connection import OperatorConnection
 
@@ -36,12 +36,17 @@ log = logging.getLogger(__name__)
 class Server:
     """All connections of one daemon, which come in by *sockets*."""
 
-    def __init__(self, core: Core, nursery: trio.Nursery, sockets: Sockets | None = None) -> None:
+    def __init__(
+        self, core: Core, nursery: trio.Nursery, sockets: Sockets | None = None, *, moment: float = MOMENT
+    ) -> None:
+        """*moment* is that of `Agents`."""
         self._core = core
         self._nursery = nursery
         self._sockets = sockets or Sockets()
         self._arrivals = Arrivals(nursery, self._greet, self._let_in)
-        self.agents = Agents(core, nursery, self._arrivals, bury=self._bury, ended=self._agent_ended)
+        self.agents = Agents(
+            core, nursery, self._arrivals, bury=self._bury, ended=self._agent_ended, moment=moment
+        )
         self._per_uid: Counter[int] = Counter()
         self._ends: dict[Process, set[Callable[[], None]]] = {}
         """What ends the connections of each process that has one."""
