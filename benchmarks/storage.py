@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from functools import partial
+from itertools import count, repeat
 from statistics import median
 
 from support.attackers import Line
@@ -14,23 +16,37 @@ from . import turns
 from .stage import NAME, VALUE, Stage, stage
 
 ROUNDS = 41
+KEPT = 4
+"""Versions of a secret that the file keeps."""
 UNLOCKS = 5
 MANY = (10_000, 100_000)
 BATCH = 1_000
 
 
 def store() -> None:
-    """`put` of a new version on a proven connection; the peer appends as many bytes and calls fdatasync."""
+    """`put` of one secret on a proven connection; the peer appends as many bytes and calls fdatasync.
+
+    First of a version more than are kept, for which the file is written anew; then of a new secret.
+    """
     with stage() as on:
         file = on.service.daemon.home / "vault.jsonl"
         before = file.stat().st_size
         on.service.put(**{NAME: VALUE})
         line = b"x" * (file.stat().st_size - before)
+        for _ in range(KEPT):
+            on.service.put(**{NAME: VALUE})
         peer = os.open(on.folder / "peer", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        ours = turns.once(partial(on.service.put, **{NAME: VALUE}))
-        compared = turns.in_turns(ours, turns.once(partial(append, peer, line)), ROUNDS)
-        print(compared.line(f"set / {len(line)} bytes appended and synced", "us", 1e6))
+        fresh = (f"NEW_{number}" for number in count())
+        for what, names in (("of one version too many", repeat(NAME)), ("of a new secret", fresh)):
+            ours = turns.once(partial(put, on.service, names))
+            compared = turns.in_turns(ours, turns.once(partial(append, peer, line)), ROUNDS)
+            print(compared.line(f"set {what} / {len(line)} bytes appended and synced", "us", 1e6))
         os.close(peer)
+
+
+def put(service: Service, names: Iterator[str]) -> None:
+    """Store the next of *names*."""
+    service.put(**{next(names): VALUE})
 
 
 def append(descriptor: int, line: bytes) -> None:

@@ -5,6 +5,7 @@ With the kind of arena that root can read. The other is wiped by the same line o
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from support.campaign import GIVEN, report, size
 from support.daemon import RunningDaemon, running_daemon
 from support.load import load
 from support.treasure import Treasure
-from support.wiping import AIM, told, watch
+from support.wiping import AIM, Took, Watch, told, watch
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
 
@@ -94,22 +95,22 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Generator[Scene]:
         yield scene
 
 
-def judge(what: str, seconds: list[float]) -> None:
+def judge(what: str, trials: list[Took]) -> None:
     """Report; where there are many, half of them within the aim is the least."""
-    late = sum(took > AIM for took in seconds)
-    report(f"{what}: {len(seconds)} times, {told(seconds)}; {late} over {AIM * 1e3:.0f} ms")
-    assert len(seconds) < 10 or median(seconds) <= AIM
+    late = sum(took.seconds > AIM for took in trials)
+    report(f"{what}: {len(trials)} times, {told(trials)}; {late} over {AIM * 1e3:.0f} ms")
+    assert len(trials) < 10 or median(took.seconds for took in trials) <= AIM
 
 
-def timed(scene: Scene, times: int) -> list[float]:
+def timed(scene: Scene, times: int) -> list[Took]:
     """Lock so often, and see how long it takes."""
-    seconds: list[float] = []
+    trials: list[Took] = []
     for _ in range(times):
         with watch(scene.daemon.pid) as seen:
-            seconds.append(seen.after(lambda: scene.desk.ask("lock")))
+            trials.append(seen.after(lambda: scene.desk.ask("lock")))
             assert isinstance(scene.desk.hear(), dict)
         scene.unlock()
-    return seconds
+    return trials
 
 
 def test_lock(scene: Scene) -> None:
@@ -126,21 +127,31 @@ def test_lock_answers_when_all_is_wiped(scene: Scene) -> None:
 
 def test_lock_while_others_are_served(scene: Scene) -> None:
     with load(scene.daemon.runtime_dir, scene.treasure) as end:
-        seconds = timed(scene, size(3, 100))
+        trials = timed(scene, size(3, 100))
         end()
-    judge("avault lock, while four clients get secrets", seconds)
+    judge("avault lock, while four clients get secrets", trials)
 
 
 def test_lock_with_a_mebibyte_on_its_way_in(scene: Scene) -> None:
     """Most of a `put` has arrived, and lies in the arena."""
     content = "x" * limits.MAX_VALUES
-    seconds: list[float] = []
+    trials: list[Took] = []
     for _ in range(size(1, 20)):
         with closing(scene.half_a_put(content)), watch(scene.daemon.pid, least=len(content) // 2) as seen:
-            seconds.append(seen.after(lambda: scene.desk.ask("lock")))
+            trials.append(seen.after(lambda: scene.desk.ask("lock")))
             assert isinstance(scene.desk.hear(), dict)
         scene.unlock()
-    judge("avault lock, with a put of 1 MiB on its way in", seconds)
+    judge("avault lock, with a put of 1 MiB on its way in", trials)
+
+
+def test_what_is_wiped_before_the_first_look_is_known_to_no_better() -> None:
+    room = ctypes.create_string_buffer(b"x", 32)
+    with open("/proc/self/mem", "rb") as memory:
+        seen = Watch(memory.fileno(), ctypes.addressof(room), len(room))
+        assert not seen.zero()
+        took = seen.after(lambda: ctypes.memset(room, 0, len(room)))
+        assert seen.zero()
+    assert 0 < took.unseen == took.seconds
 
 
 def test_a_signal_that_stops_it(scene: Scene) -> None:
@@ -155,27 +166,27 @@ def test_a_signal_that_kills_it(scene: Scene) -> None:
         judge(f"{signum.name}, until its memory is gone", ended_by(scene, signum))
 
 
-def ended_by(scene: Scene, signum: signal.Signals) -> list[float]:
-    seconds: list[float] = []
+def ended_by(scene: Scene, signum: signal.Signals) -> list[Took]:
+    trials: list[Took] = []
     for _ in range(size(1, 20)):
         with watch(scene.daemon.pid) as seen:
-            seconds.append(seen.after(lambda: os.kill(scene.daemon.pid, signum)))
+            trials.append(seen.after(lambda: os.kill(scene.daemon.pid, signum)))
         assert scene.daemon.process is not None
         scene.daemon.process.wait(20)
         scene.restart()
-    return seconds
+    return trials
 
 
 def test_idle(tmp_path: Path) -> None:
-    seconds: list[float] = []
+    trials: list[Took] = []
     with open_scene(tmp_path, f'{CONFIG}lock_on = ["idle:1s"]\n') as scene:
         for _ in range(size(1, 20)):
             scene.unlock()
             with watch(scene.daemon.pid) as seen:
                 begin = time.monotonic()
                 scene.must("reveal", {"name": next(iter(scene.treasure.values))})
-                seconds.append(seen.wiped_at() - begin - 1)
-    judge("idle, from a second after the last use was asked for", seconds)
+                trials.append(seen.since(begin + 1))
+    judge("idle, from a second after the last use was asked for", trials)
 
 
 # --- what logind says ---------------------------------------------------------------------------------------------------
@@ -196,18 +207,17 @@ async def test_sleep_and_a_locked_screen(tmp_path: Path) -> None:
                 judge("the bus ends", await heard(scene, bus, lambda: end(bus), 1))
 
 
-async def heard(scene: Scene, bus: int, say: Callable[[], Awaitable[None]], times: int) -> list[float]:
+async def heard(scene: Scene, bus: int, say: Callable[[], Awaitable[None]], times: int) -> list[Took]:
     """Let something be said on the bus, so often, and see how long it takes."""
-    seconds: list[float] = []
+    trials: list[Took] = []
     for _ in range(times):
         with watch(scene.daemon.pid, bus) as seen:
             begin = time.monotonic()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(say)
-                wiped_at = await trio.to_thread.run_sync(seen.wiped_at)
-            seconds.append(wiped_at - begin)
+                trials.append(await trio.to_thread.run_sync(seen.since, begin))
         await trio.to_thread.run_sync(scene.unlock)
-    return seconds
+    return trials
 
 
 async def end(bus: int) -> None:
