@@ -189,22 +189,16 @@ class Agents:
         """What could not be put on record is not served."""
         try:
             self._core.record.flush()
-        except AuditFailedError as failure:
-            _each(served, AgentConnection.withhold, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
-            log_fault("putting something on record", error)
-            _each(served, AgentConnection.withhold, InternalError())
+            _withhold(served, error)
 
     async def _settle(self, served: Sequence[AgentConnection]) -> None:
         """Wait until what was put on record is on the disk."""
         try:
             await self._core.record.settle()
             _each(served, AgentConnection.renew)
-        except AuditFailedError as failure:
-            _each(served, AgentConnection.withhold, failure)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
-            log_fault("putting something on record", error)
-            _each(served, AgentConnection.withhold, InternalError())
+        except Exception as error:  # noqa: BLE001 - as above
+            _withhold(served, error)
 
     async def _expire(self) -> None:
         """End the connections that do not say hello in time; they stand in the order in which they came."""
@@ -216,6 +210,14 @@ class Agents:
             await trio.sleep_until(deadline)
             if connection in self._strangers:
                 connection.end(RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s"))
+
+
+def _withhold(served: Iterable[AgentConnection], error: Exception) -> None:
+    """Answer that it could not be put on record."""
+    if not isinstance(error, AuditFailedError):
+        log_fault("putting something on record", error)
+        error = InternalError()
+    _each(served, AgentConnection.withhold, error)
 
 
 def _each(connections: Iterable[AgentConnection], step: Callable[..., None], *arguments: object) -> None:

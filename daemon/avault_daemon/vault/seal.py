@@ -51,15 +51,14 @@ class SecretInfo:
 
 
 class Opened:
-    """One version of a secret, with its value, of *size* bytes, open in the arena until it is *released*; *source* is its line."""
+    """One version of a secret, with its value, of *size* bytes, open in the arena until its release; *source* is its line."""
 
-    __slots__ = ("_slot", "info", "released", "size", "source")
+    __slots__ = ("_slot", "info", "size", "source")
 
     def __init__(self, info: SecretInfo, slot: Slot, source: bytes) -> None:
         self.info = info
         self.source = source
         self.size = slot.size
-        self.released = False
         self._slot = slot
 
     @property
@@ -89,7 +88,6 @@ class Opened:
 
     def release(self) -> None:
         """Wipe the value. Doing so twice is fine."""
-        self.released = True
         self._slot.release()
 
     def __repr__(self) -> str:
