@@ -15,6 +15,7 @@ from hypothesis import given, strategies as st
 
 from avault_daemon.memory import apart, sodium
 from avault_daemon.memory.arena import Arena, Slot
+from support.holder import holder
 from support.memory import Scanner
 
 ARENA = Arena(1 << 18)
@@ -98,19 +99,13 @@ while True:
 def seen_of(secret: bytes, where: str, scans: int) -> set[str]:
     """Return as what *secret* was seen in the memory of a process that works with it *where*, in so many looks or fewer."""
     scanner, forms = Scanner({"secret": secret}), set[str]()
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY, where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(secret)
-        assert process.stdout.readline() == b"busy\n"
+    with holder(secret, BUSY, where) as process:
+        assert process.says.readline() == b"busy\n"
         for _ in range(scans):
             hits = scanner.scan(process.pid, registers=False).hits
             forms |= {hit.form for hit in hits}
             if forms:
                 break
-        process.kill()
     return forms
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import subprocess
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from avault_daemon.memory import arena as arena_module
 from avault_daemon.memory.arena import ALIGNMENT, Arena, Kind, Slot
 from avault_protocol import BusyError, InternalError
+from support.holder import holder
 from support.slots import filled, has_secret_memory
 
 KINDS = [
@@ -341,20 +343,14 @@ os.read(0, 1)
 def test_another_process_cannot_read_it(kind: Kind) -> None:
     """Of the kind mlock it can, and that shows that the attempt on the other is a real one."""
     secret = os.urandom(16)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        holder.stdin.write(secret)
-        address = int.from_bytes(holder.stdout.read(8), "little")
-        with open(f"/proc/{holder.pid}/mem", "rb", buffering=0) as memory:
+    with holder(secret, HOLD, kind) as process:
+        address = int.from_bytes(process.says.read(8), "little")
+        with open(f"/proc/{process.pid}/mem", "rb", buffering=0) as memory:
             if kind == "memfd_secret":
                 with pytest.raises(OSError, match="Input/output error"):
                     os.pread(memory.fileno(), 16, address)
             else:
                 assert os.pread(memory.fileno(), 16, address) == secret
-        holder.stdin.write(b".")
 
 
 NO_LIMIT = """
@@ -389,9 +385,11 @@ def test_a_failure_after_the_map_leaves_no_map(monkeypatch: pytest.MonkeyPatch, 
     arena = Arena(SMALL, kind)
     monkeypatch.setattr(mmap, "MADV_DONTDUMP", 12345)
     before = Path("/proc/self/maps").read_text().count("\n")
+    gc.freeze()  # garbage is looked for each time
     for _ in range(20):
         with pytest.raises(InternalError, match="invalid argument"):
             arena.take(1)
+    gc.unfreeze()
     assert Path("/proc/self/maps").read_text().count("\n") < before + 10
     assert not arena.mapped
 

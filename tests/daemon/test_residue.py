@@ -21,6 +21,7 @@ import pytest
 from avault_daemon.memory.arena import SIZE, Arena, Kind
 from avault_daemon.nostr.keys import SecretKey
 from support import memory
+from support.holder import holder
 from support.memory import Scan
 from support.slots import filled, has_secret_memory, secret_key
 from support.victim import KEY, PASSPHRASE, TEXT
@@ -204,21 +205,11 @@ os.read(0, 1)
 
 def planted(form: str, shift: int = 0) -> list[memory.Hit]:
     """Return what is found of 64 bytes in a process that keeps them in another form, hex form or part."""
-    needle = os.urandom(64)
-    with subprocess.Popen(
-        [sys.executable, "-c", PLANT, form, str(shift)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(needle)
-        process.stdout.read(1)
+    needle = os.urandom(64).replace(b"\0", b"\1")  # a part of it ends where zeros begin
+    with holder(needle, PLANT, form, str(shift)) as process:
+        process.says.read(1)
         with memory.stopped(process.pid):
-            hits = memory.scan(process.pid, {"needle": needle}).hits
-        process.stdin.write(b".")
-    return hits
+            return memory.scan(process.pid, {"needle": needle}).hits
 
 
 @pytest.mark.parametrize("form", memory.forms(b"").keys())

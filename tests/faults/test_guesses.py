@@ -190,7 +190,9 @@ class Nuisance:
         self._thread = threading.Thread(target=self._guess)
 
     def _guess(self) -> None:
-        while not self._over.is_set():
+        over = False
+        while not over:
+            over = self._over.is_set()  # once in any case
             self._puppet.order("crowd_ask", self._method, {}, WRONG.decode())
             answers = self._puppet.order("crowd_hear")[0]
             self.told.update(answer if isinstance(answer, str) else "unlocked already" for answer in answers)

@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -27,11 +26,12 @@ from support import as_weak
 from support.attackers import Line, Outcome
 from support.campaign import GIVEN, report, size
 from support.daemon import RunningDaemon, environment, running_daemon
-from support.host import until
+from support.holder import holder
 from support.load import load
 from support.memory import REGISTERS, Scanner, arena_of
 from support.readers import READERS, Reader, core_file, missing
 from support.treasure import Treasure, look, within
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
 
@@ -209,16 +209,8 @@ def test_a_core_file_leaves_the_arena_out(tmp_path: Path, kind: str) -> None:
             "who imports the daemon may have no core files any more, nor its children: run this alone"
         )
     secret = os.urandom(64)
-    with subprocess.Popen(
-        [sys.executable, "-c", CRASHING, kind, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(secret)
-        assert process.stdout.readline() == b"ready\n"
+    with holder(secret, CRASHING, kind, str(tmp_path)) as process:
+        assert process.says.readline() == b"ready\n"
         core = core_file(process.pid, (0, 0), tmp_path)
     report(
         f"{kind}: a core file of {len(core) >> 20} MiB has what lies outside of the arena, and nothing of it"

@@ -75,6 +75,7 @@ class PowerCuts:
         reader = Reader(self.daemon.runtime_dir / "agent.sock", READ)
         self.crowd.start(self.daemon.runtime_dir / "operator.sock", PASSPHRASE)
         self.crowd.wait_for(self.chance.randrange(MOST))
+        reader.wait_for(2)
         time.sleep(self.chance.uniform(0, LONGEST))
         # What is acknowledged later counts for nothing: while the disk is told to forget, a sync may still say it is done.
         acknowledged, given = self.crowd.acknowledged(), reader.given

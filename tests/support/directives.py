@@ -77,7 +77,8 @@ def foreign_calls() -> None:
 
 
 def resources() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, 1)
+    """Stay as nice as it is: that may be all that is left to it."""
+    os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def umask() -> None:
