@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from base64 import b64encode
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from avault_client._operator import OperatorConnection
 from support.daemon import RunningDaemon, running_daemon
 from support.fetching import address, fetch
-from support.host import until
 from support.memory import arena_of, check, keys_of
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
 
@@ -49,11 +48,8 @@ def fetch_all(daemon: RunningDaemon) -> None:
 
 
 def until_unlocked(daemon: RunningDaemon) -> None:
-    deadline = time.monotonic() + 60
     with operator_of(daemon) as operator:
-        while operator.call("status")["state"] != "unlocked":
-            assert time.monotonic() < deadline, daemon.log.read_text()
-            time.sleep(0.02)
+        until(lambda: operator.call("status")["state"] == "unlocked", daemon.log.read_text)
 
 
 @pytest.mark.parametrize("kind", ["memfd_secret", "mlock"])

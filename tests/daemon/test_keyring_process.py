@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from support.house import PASSPHRASE
 from support.keyrings import SecretService, secret_service
 from support.memory import check
 from support.telephone import real_phone
+from support.waiting import until
 
 KEYRING = CONFIG + "keyring = true\nnetwork = true\n"
 
@@ -63,13 +63,6 @@ def helper_of(daemon: RunningDaemon) -> int:
     """Return the pid of the daemon's one child."""
     (pid,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
     return int(pid)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ended(pid: int) -> bool:
@@ -136,7 +129,7 @@ def test_the_helper_is_closed_and_holds_nothing_of_the_daemons(
                 "socket",
             ]
         daemon.stop(signal.SIGKILL)
-        until(lambda: ended(helper))
+        until(lambda: ended(helper), "it goes on")
 
 
 def test_a_helper_that_was_killed(tmp_path: Path, service: SecretService) -> None:
@@ -220,7 +213,7 @@ async def test_switched_on_switched_off_and_without_a_bus(tmp_path: Path, servic
         with daemon_in(tmp_path, {}):
             assert file.stat().st_size > len(POINTER)  # no keyring answers: it stays
         with daemon_in(tmp_path, bus(service)) as daemon:
-            await in_thread(until, lambda: file.read_bytes() == POINTER)
+            await in_thread(until, lambda: file.read_bytes() == POINTER, "it stays there")
             keys = document_of(service)
             assert leaks_on_disk(tmp_path, *keys.values()) == []
             await in_thread(must, daemon, "unlock", "--phone", "--timeout", "30")

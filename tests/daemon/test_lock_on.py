@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,10 @@ from avault_daemon.settings import Settings, parse as parse_settings
 from avault_protocol import BadRequestError, NotGrantedError
 from support import login
 from support.house import PASSPHRASE, House, Peer, open_house
+from support.waiting import WITHIN, till
 
 NOT_ONE = "an entry is not suspend, screen-lock or idle:DURATION, up to idle:30d"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PATIENCE = 20.0
 
 
 # --- what may be said -------------------------------------------------------------------------------------------------
@@ -205,12 +205,6 @@ def test_the_clock_goes_on() -> None:
 # --- logind -----------------------------------------------------------------------------------------------------------
 
 
-async def until(true: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not true():  # noqa: ASYNC110 - nobody sets an event for us
-            await trio.sleep(0.01)
-
-
 @dataclass
 class Room:
     """A daemon that listens to a logind."""
@@ -221,7 +215,7 @@ class Room:
     folder: Path
 
     async def locks(self) -> None:
-        await until(lambda: self.house.core.vault.locked)
+        await till(lambda: self.house.core.vault.locked)
 
     async def unlock(self) -> None:
         await self.operator.call("unlock", {}, PASSPHRASE)
@@ -230,7 +224,7 @@ class Room:
         return list((await self.operator.call("status"))["warnings"])
 
     async def warned(self, of: str) -> None:
-        await until(lambda: of in (self.house.core.locker.problem or ""))
+        await till(lambda: of in (self.house.core.locker.problem or ""))
         assert any(of in warning for warning in await self.warnings())
 
     def reason(self) -> str:
@@ -250,7 +244,7 @@ async def room(
             ) as house:
                 operator = await house.init()
                 if not events or "suspend" in events:
-                    with trio.fail_after(PATIENCE):
+                    with trio.fail_after(WITHIN):
                         await there.taken.wait()
                 yield Room(house, operator, there, folder)
 
@@ -261,13 +255,13 @@ async def test_the_machine_sleeps_when_the_vault_is_wiped(tmp_path: Path) -> Non
         assert await there.warnings() == []
         for _ in range(2):
             await there.logind.sleep(going=True)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(WITHIN):
                 await there.logind.released()
             assert there.house.core.vault.locked  # already, as the delay is given up
             assert there.reason() == "suspend"
             there.logind.taken = trio.Event()
             await there.logind.sleep(going=False)
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(WITHIN):
                 await there.logind.taken.wait()
             await there.unlock()
 
@@ -291,7 +285,7 @@ async def test_a_locked_screen_of_ones_own_locks_it_and_no_other_does(tmp_path: 
 async def test_a_session_that_is_over_is_nobodys(tmp_path: Path) -> None:
     async with room(tmp_path) as there:
         await there.logind.lock_session("/org/freedesktop/login1/session/gone")
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(WITHIN):
             await there.logind.told.wait()
         await trio.testing.wait_all_tasks_blocked(0.2)
         assert there.house.core.vault.unlocked
@@ -343,13 +337,13 @@ async def test_a_signal_that_calls_itself_an_answer_is_none(tmp_path: Path) -> N
     async with open_house(tmp_path, Settings(lock_on=("suspend",)), bus=mine) as house:
         await house.init()
         async with login.deceitful_bus(theirs) as there:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(WITHIN):
                 await there.taken.wait()
             await there.sleep(there.IMPOSTOR)
             await trio.testing.wait_all_tasks_blocked(0.2)
             assert house.core.vault.unlocked
             await there.sleep(there.LOGIND)
-            await until(lambda: house.core.vault.locked)
+            await till(lambda: house.core.vault.locked)
             assert lock_lines(tmp_path)[-1]["reason"] == "suspend"
 
 
@@ -365,9 +359,9 @@ async def test_logind_may_come_and_go(tmp_path: Path) -> None:
         await there.logind.connection.aclose()
         await there.warned("logind does not run")
         async with login.logind(f"unix:path={tmp_path / 'bus'}") as again:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(WITHIN):
                 await again.taken.wait()
-            await until(lambda: there.house.core.locker.problem is None)
+            await till(lambda: there.house.core.locker.problem is None)
             await again.sleep(going=True)
             await there.locks()
 
@@ -394,7 +388,7 @@ async def test_a_bus_that_talks_nonsense_takes_nobody_down(tmp_path: Path) -> No
         operator = await house.init()
         theirs.sendall(b"l\x04\x01\x01" + struct.pack("<II", 0xFFFFFFFF, 1) + b"\xff" * 64)
         theirs.close()
-        await until(lambda: house.core.vault.locked)
+        await till(lambda: house.core.vault.locked)
         [warning] = (await operator.call("status"))["warnings"]
         assert "lock_on does not work for suspend until" in warning
 

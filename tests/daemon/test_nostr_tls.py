@@ -24,7 +24,7 @@ from support.relays import FaultRelay, fault_relay
 from support.telephone import Telephone
 
 ARENA = Arena(1 << 16)
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Wire:

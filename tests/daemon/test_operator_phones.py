@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from avault_protocol import (
 from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 from support.relays import FaultRelay, fault_relay
 from support.telephone import URL, Telephone, network_of, no, silent
+from support.waiting import WITHIN, till
 
 OTHER = b"another passphrase altogether"
 
@@ -54,15 +55,6 @@ class Room:
 
     def in_use(self) -> int:
         return self.house.core.arena.in_use
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the daemon does in its own time; at most some seconds."""
-    for _ in range(500):
-        if condition():
-            return
-        await trio.sleep(0.01)
-    raise AssertionError("it does not come")
 
 
 @asynccontextmanager
@@ -251,7 +243,7 @@ async def test_a_signer_that_is_not_confirmed_goes_with_the_connection_or_the_ne
         await peer.call("phone_pair", {"bunker": room.phone.bunker})
     assert room.in_use() > before
     peer.close()
-    await until(lambda: room.in_use() == before)
+    await till(lambda: room.in_use() == before)
 
 
 @pytest.mark.parametrize("method", ["phone_unlock", "phone_prove", "phone_pair"])
@@ -271,7 +263,7 @@ async def test_the_end_of_the_connection_ends_the_request(room: Room, method: st
     await peer.ask(method, params[method])
     await room.relay.until(lambda: room.relay.sessions)
     peer.close()
-    await until(lambda: not room.relay.sessions and room.in_use() == before)
+    await till(lambda: not room.relay.sessions and room.in_use() == before)
 
 
 async def test_a_lock_ends_what_waits_for_a_phone(room: Room) -> None:
@@ -371,7 +363,7 @@ async def test_a_request_is_withdrawn_once_the_vault_is_unlocked_otherwise(room:
     error = (await peer.answer())[0].error
     assert isinstance(error, BadRequestError)
     assert "unlocked otherwise" in error.message
-    await until(lambda: not room.relay.sessions)
+    await till(lambda: not room.relay.sessions)
     entries = (await room.operator.call("audit"))["entries"]
     assert [e for e in entries if e["action"] == "phone_ask" and "unlocked otherwise" in (e["reason"] or "")]
 
@@ -388,14 +380,10 @@ async def test_one_request_for_all_agents_that_wait(room: Room) -> None:
     assert [value for _, value in answers] == [b"one"] * 3
     assert room.phone.requests == ["nip44_decrypt"]
     told = list[tuple[str, str | None]]()
-    for _ in range(500):  # first the slot is renewed
-        entries = (await room.operator.call("audit"))["entries"]
-        told = [(entry["action"], entry["reason"]) for entry in entries[-9:]]
-        if ("phone_unlock", "slot phone, for cobot/telegram") in told:
-            break
-        await trio.sleep(0.01)
-    else:
-        raise AssertionError(told)
+    with trio.fail_after(WITHIN):
+        while ("phone_unlock", "slot phone, for cobot/telegram") not in told:  # first the slot is renewed
+            entries = (await room.operator.call("audit"))["entries"]
+            told = [(entry["action"], entry["reason"]) for entry in entries[-9:]]
     assert ("phone_ask", "for cobot/telegram") in told
 
 

@@ -20,10 +20,10 @@ import pytest
 import trio
 
 from support.daemon import RunningDaemon, running_daemon
-from support.host import until
 from support.memory import arena_of, check, keys_of
 from support.needles import Needles
 from support.telephone import Telephone, real_phone, silent, yes
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read the memory of avaultd at all")
 

@@ -49,7 +49,7 @@ async def prepare(house: House) -> Peer:
 
 async def tried(house: House) -> str:
     """Wait until the daemon has tried; return what is on record of that."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             operator = await house.operator(proven=False)
             entries = (await operator.call("audit"))["entries"]

@@ -172,7 +172,7 @@ def ended_by(scene: Scene, signum: signal.Signals) -> list[Took]:
         with watch(scene.daemon.pid) as seen:
             trials.append(seen.after(lambda: os.kill(scene.daemon.pid, signum)))
         assert scene.daemon.process is not None
-        scene.daemon.process.wait(20)
+        scene.daemon.process.wait(60)
         scene.restart()
     return trials
 

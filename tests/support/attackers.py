@@ -30,7 +30,7 @@ from avault_protocol import (
 
 Outcome: TypeAlias = "str | dict[str, Any]"
 ENDED = "ended"
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds for an answer; a daemon that says nothing fails the test."""
 MAX_ORDER = 128 * 1024
 

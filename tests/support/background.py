@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WITHIN = 10.0
+WITHIN = 60.0
 """Seconds after which a test that would hang fails instead."""
 
 

@@ -44,7 +44,7 @@ def connect(path: Path, bound_to: bytes) -> socket.socket:
     try:
         if bound_to:
             sock.bind(bound_to)
-        sock.settimeout(30)
+        sock.settimeout(60)
         sock.connect(str(path))
     except BaseException:
         sock.close()

@@ -23,7 +23,7 @@ class Gate:
         def held(*args: object, **kwargs: object) -> object:
             made = original(*args, **kwargs) if after else None
             token.run_sync_soon(self.reached.set)
-            assert self.go.wait(10)
+            assert self.go.wait(60)
             return made if after else original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, held)

@@ -13,20 +13,19 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .attackers import PATIENCE, Puppet
+from .waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = "/opt/avault/bin"
 PYTHON = f"{BIN}/python"
 SUPPORT = "/opt/avault/source/tests/support"
 BOOT_TIMEOUT = 60.0
-WITHIN = 30.0
 _SYSTEMD = Path("/lib/systemd/systemd")
 _NAMESPACES = ("--mount", "--pid", "--fork", "--ipc", "--uts", "--net", "--cgroup", "--kill-child")
 _ENTER = ("--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup")
@@ -36,14 +35,6 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 class Unavailable(Exception):
     """No such machine can be had here; the text says why."""
-
-
-def until(true: Callable[[], object], what: str | Callable[[], str], within: float = WITHIN) -> None:
-    """Wait until *true*; AssertionError that says *what* did not come about."""
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

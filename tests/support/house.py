@@ -34,7 +34,7 @@ from avault_protocol import (
 
 PASSPHRASE = b"correct horse battery staple"
 LOG_N = 1
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @dataclass

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +23,11 @@ from secretstorage.exceptions import SecretStorageException
 from avault_daemon.keyring.oskeyring import Keyring
 
 from . import plain_keyring
+from .waiting import until
 
 TESTS = Path(__file__).parents[1]
 PLAIN = "support.plain_keyring:Plain"
-PATIENCE = 30.0
+PATIENCE = 60.0
 # They say nothing of their types.
 _bus: Any = importlib.import_module("jeepney.bus_messages")
 _dbus: Any = importlib.import_module("jeepney.io.blocking")
@@ -136,10 +136,7 @@ def secret_service(folder: Path) -> Generator[SecretService]:
         assert session.stdout is not None
         env["DBUS_SESSION_BUS_ADDRESS"] = session.stdout.readline().decode().strip()
         service = SecretService(env, folder)
-        deadline = time.monotonic() + PATIENCE
-        while not service.ready:
-            assert time.monotonic() < deadline, (folder / "keyring.log").read_text()
-            time.sleep(0.05)
+        until(lambda: service.ready, (folder / "keyring.log").read_text)
         yield service
     finally:
         os.killpg(session.pid, signal.SIGTERM)

@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import c_long, c_size_t, c_ulong, c_void_p
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from .campaign import GIVEN
 from .memory import attached
+from .waiting import until
 
 _PTRACE_PEEKDATA = 2
 _WORD = 8
@@ -83,10 +83,7 @@ def core_file(pid: int, span: tuple[int, int], folder: Path) -> bytes:
     pidfd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGSEGV)
-        deadline = time.monotonic() + PATIENCE
-        while _running(pid):
-            assert time.monotonic() < deadline, "it does not end"
-            time.sleep(0.01)
+        until(lambda: not _running(pid), "it does not end")
     finally:
         os.close(pidfd)
     return b"".join(_taken(file) for file in sorted(folder.glob("core*")))

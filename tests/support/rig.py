@@ -19,7 +19,7 @@ import trio
 RIG = Path(__file__).parents[1] / "rig"
 USER = "11" * 32
 SIGNER = "22" * 32
-WITHIN = 20.0
+WITHIN = 60.0
 
 
 def missing() -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .attackers import Outcome, Puppet
-from .host import BIN, ROOT, Host, until
+from .host import BIN, ROOT, Host
 from .services import PASSPHRASE
+from .waiting import until
 
 UNITS = ROOT / "systemd"
 CONFIG = "log_n = 16\n"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from .host import until
 from .memory import arena_of
+from .waiting import until
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that a wipe may take before it counts as none."""
 PAUSE = 1e-4
 """Seconds between two looks, for whoever has a part in it and shares a processor or this interpreter with us."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.attackers import PATIENCE, Line, hello
+from support.attackers import Line, hello
+from support.waiting import until
 
 NAMES = 5
 """Names of one writer: few, so that values are replaced and files are compacted at times."""
+PAUSE = 0.0005
+"""Seconds from one look at them to the next."""
 
 
 class LostError(AssertionError):
@@ -83,10 +85,8 @@ class Crowd:
 
     def wait_for(self, more: int) -> None:
         """Wait until so many more writes were acknowledged."""
-        enough, deadline = self.writes + more, time.monotonic() + PATIENCE
-        while self.writes < enough:
-            assert time.monotonic() < deadline, "nothing is written"
-            time.sleep(0.0005)
+        enough = self.writes + more
+        until(lambda: self.writes >= enough, "nothing is written", pause=PAUSE)
 
     def join(self) -> None:
         """Wait until they have noticed that the daemon is gone."""
@@ -117,6 +117,10 @@ class Reader:
         while self._line.call("get_secret", {"name": self._secret}) == self._secret:
             self.given += 1
         self._line.close()
+
+    def wait_for(self, least: int) -> None:
+        """Wait until it got so many."""
+        until(lambda: self.given >= least, "nothing is given out", pause=PAUSE)
 
     def join(self) -> None:
         """Wait until it has noticed that the daemon is gone."""

@@ -18,11 +18,12 @@ import pytest
 
 from support import attacks
 from support.directives import TRIED
-from support.host import PYTHON, ROOT, SUPPORT, until
+from support.host import PYTHON, ROOT, SUPPORT
 from support.memory import at_exit, keys_of, scan
 from support.needles import token
 from support.services import PASSPHRASE
 from support.units import Installed, texts
+from support.waiting import until
 
 # EXDEV: what the unit lets be written is a mount of its own.
 REFUSED = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS, errno.EXDEV)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.host import PYTHON, SUPPORT, Host, until
+from support.host import PYTHON, SUPPORT, Host
+from support.waiting import until
 
 PASSPHRASE = "correct horse battery staple\n"
 TOKEN = "7250119083:AAF-a-token"

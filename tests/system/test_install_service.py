@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from support.host import BIN, Host, until
+from support.host import BIN, Host
+from support.waiting import until
 
 PASSPHRASE = "correct horse battery staple\n"
 INIT = ("avault", "init", "--log-n", "16", "--passphrase-fd", "0")

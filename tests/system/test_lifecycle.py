@@ -8,8 +8,9 @@ import stat
 import time
 
 from support.background import Background
-from support.host import PYTHON, until
+from support.host import PYTHON
 from support.units import Installed, socket_units
+from support.waiting import until
 
 HEALTHY = 0.5
 """Seconds from a crash to an answer."""
