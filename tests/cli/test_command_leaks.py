@@ -19,14 +19,14 @@ import pytest
 import trio
 
 from avault_client.cli.commands import all_commands
-from support.daemon import BIN, RunningDaemon, running_daemon
+from support.daemon import BIN, CHEAP, RunningDaemon, running_daemon
 from support.needles import Needles, odd, token
 from support.telephone import real_phone
 from support.terminal import Terminal, on_terminal
 from support.watch import Files, Processes
 
 KEYS = Path(__file__).parents[1] / "support" / "vault_keys.py"
-CONFIG = 'log_n = 16\nlog_level = "debug"\nnetwork = true\n'
+CONFIG = 'log_level = "debug"\nnetwork = true\n'
 UID = str(os.getuid())
 PLUGIN = """
 import sys
@@ -131,7 +131,7 @@ def open_scene(folder: Path) -> Generator[Scene]:
     with (
         Files(watched, temporary) as files,
         Processes() as processes,
-        running_daemon(watched, config=CONFIG, env=env) as daemon,
+        running_daemon(watched, config=CONFIG, env=env, command=CHEAP) as daemon,
     ):
         yield Scene(daemon, inputs, files, processes)
 

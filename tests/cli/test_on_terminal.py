@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.campaign import report, size
-from support.daemon import BIN, RunningDaemon, running_daemon
+from support.daemon import BIN, CHEAP, RunningDaemon, running_daemon
 from support.memory import check, scan
 from support.terminal import Terminal, on_terminal
 
@@ -23,7 +23,7 @@ AVAULT = BIN / "avault"
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Generator[RunningDaemon]:
-    with running_daemon(tmp_path) as running:
+    with running_daemon(tmp_path, command=CHEAP, config="") as running:
         yield running
 
 

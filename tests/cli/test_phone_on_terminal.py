@@ -13,7 +13,7 @@ from typing import TypeVar
 import trio
 
 from avault_client.cli.phone import ADVICE, npub
-from support.daemon import BIN, CONFIG, RunningDaemon, running_daemon
+from support.daemon import BIN, CHEAP, RunningDaemon, running_daemon
 from support.telephone import Telephone, no, real_phone, silent
 from support.terminal import Terminal, on_terminal
 
@@ -57,15 +57,15 @@ class Desk:
         """No slot, no keys; and nobody is connected to the relay any more."""
         assert await self.slots() == ["passphrase"]
         assert not (self.daemon.state_dir / "pairing.json").exists()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await self.phone.relay.until(lambda: not self.phone.relay.sessions)
 
 
 @asynccontextmanager
 async def open_desk(folder: Path) -> AsyncGenerator[Desk]:
     async with real_phone() as phone:
-        config = f'{CONFIG}network = true\nrelays = ["{phone.url}"]\n'
-        with running_daemon(folder, config=config) as daemon:
+        config = f'network = true\nrelays = ["{phone.url}"]\n'
+        with running_daemon(folder, config=config, command=CHEAP) as daemon:
             await trio.to_thread.run_sync(lambda: daemon.avault("init", passphrase=PASSPHRASE.encode()))
             yield Desk(daemon, phone)
 

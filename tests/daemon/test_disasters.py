@@ -17,7 +17,7 @@ from typing import TypeAlias
 import pytest
 
 from support.attackers import Line, Outcome, hello
-from support.daemon import BIN, running_daemon
+from support.daemon import CHEAP, running_daemon
 from support.services import PASSPHRASE, Service, user_service
 
 TOKEN = "7250119083:AAF-a-token"
@@ -75,8 +75,8 @@ def small(tmp_path: Path) -> Iterator[tuple[Service, Disk, Disk]]:
             assert keeper.stdout is not None
             if keeper.stdout.readline() != b"mounted\n":
                 pytest.skip("this root may not mount")
-            command = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", str(BIN / "avaultd")]
-            with user_service(tmp_path, command=command) as service:
+            command = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", *CHEAP]
+            with user_service(tmp_path, command=command, config="") as service:
                 furnish(service)
                 root = Path(f"/proc/{keeper.pid}/root")
                 yield service, Disk(root / home.relative_to("/")), Disk(root / state.relative_to("/"))
@@ -285,11 +285,11 @@ def damage(request: pytest.FixtureRequest) -> Damage:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the home and the state of a service, an older file of its vault, and a copy."""
     folder = tmp_path_factory.mktemp("template")
-    with user_service(folder) as service:
+    with user_service(folder, command=CHEAP, config="") as service:
         furnish(service)
         file = service.daemon.home / "vault.jsonl"
         with (folder / "export").open("wb") as copy:
-            assert service.desk.call("export", {"log_n": 16}, COPY, [copy.fileno()]) == {}
+            assert service.desk.call("export", {}, COPY, [copy.fileno()]) == {}
         file.with_name("older").write_bytes(file.read_bytes())
         service.put(TOKEN=TOKEN)
         assert service.must("audit_verify")["ok"] is True
@@ -302,7 +302,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def damaged(tmp_path: Path, template: Path, damage: Damage) -> Iterator[Damaged]:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     damage[0](tmp_path / "home" / "vault.jsonl")
-    with running_daemon(tmp_path) as daemon:
+    with running_daemon(tmp_path, command=CHEAP, config="") as daemon:
         service = Service(daemon, Line.to(str(daemon.runtime_dir / "operator.sock")))
         yield Damaged(service, tmp_path)
         service.desk.close()
@@ -321,7 +321,7 @@ def test_a_damaged_vault_says_so_and_serves_nothing(damaged: Damaged, damage: Da
     assert exit_status == 8
     assert word in said
     assert "hint: avault restore-vault FILE" in said
-    assert service.desk.call("init", {"log_n": 16}, PASSPHRASE) == "bad_request"
+    assert service.desk.call("init", {}, PASSPHRASE) == "bad_request"
     plugin = Line.to(str(service.agent_socket))
     assert plugin.call("hello", hello()) == "unknown_agent"
     plugin.close()
@@ -363,7 +363,7 @@ def test_nobody_else_puts_a_vault_in_the_place_of_a_damaged_one(
     damaged: Damaged, damage: Damage, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whoever reaches the socket and knows no passphrase of this vault does not get theirs under the operator."""
-    with user_service(tmp_path_factory.mktemp("other")) as other:
+    with user_service(tmp_path_factory.mktemp("other"), command=CHEAP, config="") as other:
         (damaged.folder / "foreign").write_bytes((other.daemon.home / "vault.jsonl").read_bytes())
     before = damaged.service.must("status")["vault"]
     assert damaged.service.unlock() == damage[1]

@@ -81,7 +81,7 @@ class Service:
 
     def settles_at(self, most: int) -> bool:
         """Report whether the daemon comes down to *most* descriptors: what it has just received it may hold a moment."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.descriptors() > most:
             if time.monotonic() > deadline:
                 return False
@@ -98,7 +98,7 @@ def user_service(folder: Path, **options: Any) -> Generator[Service]:
     """Run a daemon as whoever runs the tests; there is a vault, unlocked."""
     with running_daemon(folder, **options) as daemon:
         service = Service(daemon, Line.to(str(daemon.runtime_dir / "operator.sock")))
-        service.must("init", {"log_n": 16}, PASSPHRASE)
+        service.must("init", {}, PASSPHRASE)
         try:
             yield service
         finally:
