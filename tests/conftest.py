@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import settings
 
 # A process of a user may lock 8 MiB by default, and one arena takes 4. Root, who may lock all, would not notice.
 MAX_LOCKED_BY_MODULES = 1024  # KiB
+MEMORY = "/dev/shm"
 
 
 # The same examples each time, however slow the machine is.
@@ -33,3 +38,14 @@ def pytest_collection_finish() -> None:
         raise pytest.UsageError(
             f"modules of tests lock {locked} KiB as they are imported; give an Arena() that stays mapped a small size"
         )
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, if there is one, for what writes thousands of times: a sync costs nothing there."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="avault-", dir=MEMORY))
+    yield folder
+    shutil.rmtree(folder)

@@ -40,8 +40,8 @@ def made(directory: Path) -> Book:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return made(tmp_path)
+def book(quick: Path) -> Book:
+    return made(quick)
 
 
 def forget(book: Book) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path)
+def disk(quick: Path) -> Disk:
+    return Disk(quick)
 
 
 # --- opening ------------------------------------------------------------------------------------------------------
@@ -181,7 +182,9 @@ def forked() -> Writer:
 
 
 @pytest.mark.parametrize(
-    "tail", [MORE[:1], MORE[:-1], MORE[: MORE.index(b"\n") + 1], b"\0" * 512, MORE[:99] + b"\0"]
+    "tail",
+    [MORE[:1], MORE[:-1], MORE[: MORE.index(b"\n") + 1], b"\0" * 512, MORE[:99] + b"\0"],
+    ids=count(),
 )
 def test_an_unacknowledged_tail_is_set_aside(disk: Disk, tail: bytes) -> None:
     disk.lay(DATA + tail, DATA)

@@ -26,6 +26,7 @@ from support.services import Service, system_service
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several others"),
+    pytest.mark.alone,
     needs_pids,
 ]
 
