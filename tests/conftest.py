@@ -40,6 +40,15 @@ def pytest_collection_finish() -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave a file to one worker, and so tests/system, which has one machine; it comes first since it takes longest."""
+    items.sort(key=lambda item: item.path.parent.name != "system")
+    for item in items:
+        folder, name = item.path.parent.name, item.path.stem
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "system" else f"{folder}-{name}"))
+
+
 @pytest.fixture
 def quick(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory, if there is one, for what writes thousands of times: a sync costs nothing there."""

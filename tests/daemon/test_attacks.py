@@ -24,6 +24,7 @@ from support.attackers import ENDED, Line, Puppet, hello
 from support.attacks import ATTACKS, SPARE_UID, attack
 from support.pids import end, needs_pids
 from support.services import DAEMON, PASSPHRASE, Service, system_service, user_service
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several others")
 
@@ -81,14 +82,6 @@ def busy(service: Service) -> Generator[None]:
         yield
     finally:
         os.kill(service.daemon.pid, signal.SIGCONT)
-
-
-def eventually(condition: Callable[[], bool], within: float = 10.0) -> None:
-    """Wait until *condition* holds, of which the daemon tells nobody."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def agent_of(service: Service, start: Start) -> Puppet:
@@ -216,6 +209,7 @@ def test_an_heir_is_not_served_what_its_parent_waits_for(service: Service, start
 # --- numbers that are given away again ------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @needs_pids
 def test_a_dead_agents_pid_is_worth_nothing(service: Service, start: Start) -> None:
     agent = agent_of(service, start)
@@ -231,6 +225,7 @@ def test_a_dead_agents_pid_is_worth_nothing(service: Service, start: Start) -> N
     heir.die()
 
 
+@pytest.mark.alone
 @needs_pids
 def test_a_dead_agents_pid_is_worth_nothing_after_a_restart(start: Start) -> None:
     with system_service() as service:
@@ -419,20 +414,19 @@ def test_descriptors_that_nobody_asked_for_are_closed(service: Service, start: S
 
 
 def test_a_crowd_that_says_nothing_keeps_nobody_from_being_served(service: Service, start: Start) -> None:
-    agent, desk = agent_of(service, start), service.desk
+    agent, late, desk = agent_of(service, start), start(HERMES), service.desk
     before, memory = service.descriptors(), service.resident()
     crowd = start(STRANGER)
     assert crowd.order("gather", str(service.agent_socket), 2000)[0] == []
     assert service.settles_at(before + 2 + limits.MAX_CONNECTIONS_PER_UID)
     began = time.monotonic()
     assert agent.get() == TOKEN
-    late = start(HERMES)
     late.connect(service.agent_socket)
     assert late.hello("weather", ["WEATHER"]) == "hermes"
     assert isinstance(desk.call("status"), dict)
     assert time.monotonic() - began < 5
     crowd.order("disperse")
-    eventually(lambda: service.descriptors() <= before + 2)
+    until(lambda: service.descriptors() <= before + 2, "it keeps descriptors")
     assert service.resident() < memory + (16 << 20)
 
 
@@ -486,7 +480,7 @@ def test_a_second_daemon_is_refused_and_disturbs_nothing(
     places = {"home": daemon.home, "state": daemon.state_dir, "run": daemon.runtime_dir}
     apart = Path(tempfile.mkdtemp(dir=daemon.folder))
     os.chown(apart, DAEMON, DAEMON)
-    time.sleep(1.2)  # the last lines are signed within a second, and the anchor follows
+    service.must("audit_verify")  # the last lines are signed, and the anchor knows
     before = as_it_was(service)
     chosen = {name: place if name == shared else apart / name for name, place in places.items()}
     done = second(service, **chosen)

@@ -155,6 +155,7 @@ def test_a_holder_that_died_meanwhile_does_not(opened: Open, children: list[subp
     after.bind("cobot", "telegram", connect(after, children[1]))
 
 
+@pytest.mark.alone
 @needs_pids
 def test_a_process_with_a_dead_holders_pid_inherits_nothing(opened: Open) -> None:
     holder = sleeper()

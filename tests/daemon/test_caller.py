@@ -126,6 +126,7 @@ def test_a_dead_parent_is_nobody_though_its_child_holds_the_socket() -> None:
             identify(old, credentials(old), None)
 
 
+@pytest.mark.alone
 @needs_pids
 def test_a_process_with_a_dead_callers_pid_is_not_the_caller() -> None:
     with client(DIE_AND_LEAVE_THE_SOCKET_TO_A_CHILD) as (connection, child):

@@ -8,6 +8,7 @@ import socket
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ async def test_approving_an_unknown_caller_makes_the_agent(house: House) -> None
     assert (await fetched(house)).head == VALUE
 
 
-@pytest.mark.parametrize("bound_to", [b"", b"\0nonsense", address(credential="1TOKEN")])
+@pytest.mark.parametrize("bound_to", [b"", b"\0nonsense", address(credential="1TOKEN")], ids=count())
 async def test_who_does_not_speak_as_systemd_does_is_refused(house: House, bound_to: bytes) -> None:
     operator = await granted(house)
     assert (await fetched(house, bound_to + os.urandom(4).hex().encode() * (bound_to[:2] == b"\0n"))).refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations, count, pairwise
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -274,7 +274,7 @@ def wrong_commits() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("why", "content"), wrong_commits())
+@pytest.mark.parametrize(("why", "content"), wrong_commits(), ids=count())
 def test_a_wrong_commit_is_an_error(why: str, content: str) -> None:
     with pytest.raises(CorruptError, match=rf"line 10 .*{why}"):
         Log(DATA + WRITTEN.close(WRITTEN.line(AGENT, "{}"), content))

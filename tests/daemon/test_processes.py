@@ -72,6 +72,7 @@ def test_a_process_is_dead_once_it_has_exited_reaped_or_not(child: subprocess.Po
     process.close()
 
 
+@pytest.mark.alone
 @needs_pids
 def test_the_next_process_with_the_same_pid_is_another() -> None:
     first = sleeper()

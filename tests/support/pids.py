@@ -21,6 +21,7 @@ _LAST = Path("/proc/sys/kernel/ns_last_pid")
 needs_pids = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(_LAST, os.W_OK), reason="choosing a pid needs root and ns_last_pid"
 )
+"""Beside the mark `alone`: whatever else starts meanwhile may take the pid that was chosen, and keep it."""
 
 
 def sleeper() -> subprocess.Popen[bytes]:

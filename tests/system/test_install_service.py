@@ -324,6 +324,7 @@ def test_a_fresh_machine_installs_it_and_operators_use_it(host: Host) -> None:
         assert failing(host, "ann") == {"operator socket"}
     finally:
         host.run("avault", "install-service", "--remove")
+        host.run("rm", "-rf", "/var/lib/avault")
     assert host.run("systemctl", "is-active", "avault-system", check=False).stdout != "active\n"
 
 
