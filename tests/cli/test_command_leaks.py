@@ -159,7 +159,7 @@ def put_in(scene: Scene) -> None:
     run, plant = scene.run, scene.needles.plant
     for label in ("first value", "value"):
         run("set", "TOKEN", proven=True, stdin=plant(label).encode() + b"\n")
-    plant("binary", b"\xff\0" + os.urandom(40))
+    plant("binary", b"\xff\0" + os.urandom(40) + b"\0")  # a newline at its end would be taken off
     run("set", "BINARY", proven=True, stdin=scene.raw("binary"))
     env = f"export A='{plant('in an env file', token())}'\nWANTED=\"{plant('in another line', token())}\"\n"
     run("import", "--env-file", scene.file(".env", env), proven=True)
