@@ -389,7 +389,9 @@ REPLACEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("data", "at", "fault"), REPLACEMENTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("data", "at", "fault"), REPLACEMENTS, ids=lambda value: "" if isinstance(value, bytes) else str(value)
+)
 def test_each_call_of_a_replacement_that_fails(
     disk: Disk, data: bytes, at: int, fault: dict[str, Any]
 ) -> None:
