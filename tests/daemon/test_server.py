@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import os
 import select
 import socket
 import sys
+import weakref
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NoReturn
@@ -521,6 +523,20 @@ async def test_many_connections_of_one_uid(tmp_path: Path) -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert (await (await house.operator(proven=False)).call("status"))["state"] == "unlocked"
         assert (await operator.call("status"))["state"] == "unlocked"
+
+
+async def test_a_connection_that_has_ended_leaves_nothing_to_the_garbage_collector(house: House) -> None:
+    await granted(house)
+    agent = await house.agent()
+    await agent.call("get_secret", {"name": "TOKEN"})
+    connection = weakref.ref(next(iter(house.server.agents)))
+    gc.disable()
+    try:
+        agent.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
 async def test_who_waits_to_be_let_in_counts_as_a_connection(tmp_path: Path) -> None:

@@ -159,8 +159,11 @@ class Outbox:
         raise Stalled
 
     def clear(self) -> None:
-        """Forget what is queued."""
+        """Forget what is queued, at the end of the connection."""
         self._items.clear()
+        del (
+            self._reopen
+        )  # its owner owns this: without the circle both go at once, and no collector has to find them
 
 
 def _message(request_id: int, answer: Answer | AvaultError) -> Message:
