@@ -374,21 +374,35 @@ def test_proof_that_is_handed_on_ends_with_its_maker(service: Service, start: St
 # --- guessing, crowds and floods ------------------------------------------------------------------------------------
 
 
+def seconds_to_prove(puppet: Puppet) -> float:
+    began = time.monotonic()
+    assert puppet.call("prove", {}, PASSPHRASE) == {"slot": "passphrase"}
+    return time.monotonic() - began
+
+
 def test_guesses_on_many_connections_at_once_are_one_uids_guesses(service: Service, start: Start) -> None:
     guesser, clerk = (start(uid, groups=(DAEMON,)) for uid in (GUESSER, CLERK))
     guesser.order("gather", str(service.operator_socket), 40)
     clerk.connect(service.operator_socket)
+    alone = seconds_to_prove(clerk)
     guesser.order("crowd_ask", "prove", {}, "not the passphrase")
-    began = time.monotonic()
-    assert clerk.call("prove", {}, PASSPHRASE) == {"slot": "passphrase"}  # behind one guess at most
-    took = time.monotonic() - began
+    beside = seconds_to_prove(clerk)  # behind one guess at most
     outcomes = guesser.order("crowd_hear")[0]
     assert sorted(set(outcomes)) == ["throttled", "wrong_passphrase"]
     assert outcomes.count("wrong_passphrase") <= 2  # a second one may come after the first second
-    assert took < 5
+    assert beside < 15 * max(alone, seconds_to_prove(clerk))
     guesser.order("disperse")
     guesser.connect(service.operator_socket)
-    assert guesser.call("prove", {}, PASSPHRASE) == "throttled"  # it does not help to be right now
+    told: list[object] = []
+
+    def tried() -> bool:
+        for passphrase in ("not the passphrase", PASSPHRASE):
+            guesser.ask("prove", {}, passphrase)
+        told[:] = guesser.hear(), guesser.hear()
+        return told[0] == "wrong_passphrase"
+
+    until(tried, "it may not guess any more")
+    assert told[1] == "throttled"  # it does not help to be right now
 
 
 def test_descriptors_that_nobody_asked_for_are_closed(service: Service, start: Start) -> None:

@@ -177,9 +177,9 @@ class Puppet:
         """Let it ask and hear."""
         return self.order("call", method, params, value)[0]
 
-    def ask(self, method: str, params: dict[str, Any] | None = None) -> None:
+    def ask(self, method: str, params: dict[str, Any] | None = None, value: str | None = None) -> None:
         """Let it ask."""
-        self.order("ask", method, params)
+        self.order("ask", method, params, value)
 
     def hear(self) -> Any:
         """Let it hear."""
@@ -289,8 +289,8 @@ class _Obedience:
     def call(self, method: str, params: dict[str, Any] | None, value: str | None) -> Outcome:
         return self._line().call(method, params, value)
 
-    def ask(self, method: str, params: dict[str, Any] | None) -> None:
-        self._line().ask(method, params)
+    def ask(self, method: str, params: dict[str, Any] | None, value: str | None = None) -> None:
+        self._line().ask(method, params, value)
 
     def hear(self) -> Outcome:
         return self._line().hear()
