@@ -93,6 +93,7 @@ def run(arguments: Sequence[str]) -> int:
             network=settings.network,
         )
         core = assemble(settings, places, confinement, keyring=keyring, bus=bus)
+        gc.collect()
         gc.freeze()  # what is there now stays, and nobody waits while the collector goes through it again and again
         trio.run(serve, core, Sockets(handed, supervisor), supervisor, lambda: read()[0])
     except* (AvaultError, OSError) as group:

@@ -21,6 +21,7 @@ import trio.testing
 
 from avault_daemon.audit.chain import Chain
 from avault_daemon.callers.processes import Process
+from avault_daemon.serving import arrivals
 from avault_daemon.serving.agent_api import AgentConversation
 from avault_daemon.serving.agent_connection import AgentConnection
 from avault_daemon.serving.agents import MOMENT, ROUND
@@ -139,14 +140,16 @@ async def test_who_asks_and_then_says_no_more_is_answered_to_the_end(house: Hous
     assert not house.server.agents
 
 
-async def test_descriptors_hold_up_nothing(house: House) -> None:
-    """A read ends behind them, short of what has come."""
-    await granted(house)
-    agent = await house.agent()
-    await agent.ask("get_secret", {"name": "TOKEN"}, fds=(agent.sock.fileno(),))
-    await agent.ask("get_secret", {"name": "TOKEN"})
-    for _ in range(2):
-        assert (await agent.answer())[1] == VALUE
+async def test_descriptors_hold_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read ends behind them, short of what has come, where the kernel lets them in."""
+    monkeypatch.setattr(arrivals, "refuse_descriptors", id)
+    async with open_house(tmp_path) as house:
+        await granted(house)
+        agent = await house.agent()
+        await agent.ask("get_secret", {"name": "TOKEN"}, fds=(agent.sock.fileno(),))
+        await agent.ask("get_secret", {"name": "TOKEN"})
+        for _ in range(2):
+            assert (await agent.answer())[1] == VALUE
 
 
 async def test_who_does_not_read_is_not_answered_on(house: House) -> None:

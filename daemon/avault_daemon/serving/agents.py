@@ -16,6 +16,7 @@ import select
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import trio
@@ -206,10 +207,13 @@ class Agents:
             while not self._strangers:
                 self._came = trio.Event()
                 await self._came.wait()
-            connection, deadline = next(iter(self._strangers.items()))
-            await trio.sleep_until(deadline)
-            if connection in self._strangers:
-                connection.end(RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s"))
+            await trio.sleep_until(next(iter(self._strangers.values())))
+            # Nothing is kept here while it sleeps, or who has ended would stay until then.
+            late = RequestTimeoutError(f"no hello within {limits.HELLO_TIMEOUT:.0f} s")
+            _each(self._late(trio.current_time()), AgentConnection.end, late)
+
+    def _late(self, now: float) -> list[AgentConnection]:
+        return [one for one, _ in takewhile(lambda item: item[1] <= now, self._strangers.items())]
 
 
 def _withhold(served: Iterable[AgentConnection], error: Exception) -> None:

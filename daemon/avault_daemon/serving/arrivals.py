@@ -18,6 +18,7 @@ from typing import NamedTuple
 import trio
 
 from ..callers.caller import Credentials
+from .descriptors import refuse_descriptors
 from .turns import Turns
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Arrivals:
 
     def open(self, listener: socket.socket, agent: str | None = None) -> None:
         """Let in who comes to *listener*, which must not block and is this object's from now on."""
+        refuse_descriptors(listener)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._listeners[listener.fileno()] = listener, agent
 

@@ -8,7 +8,6 @@ the message has been handled, and never while a connection is idle.
 from __future__ import annotations
 
 import array
-import os
 import socket
 from collections.abc import Callable
 
@@ -27,6 +26,7 @@ from avault_protocol import (
 
 from ..memory import sodium
 from ..memory.arena import Arena, Slot
+from .descriptors import close_elsewhere
 
 # What one message gets at first: every message but an import's fits.
 FIRST = 4 * 1024
@@ -67,8 +67,7 @@ class Message:
 
 def _give_up(slot: Slot, fds: list[int]) -> None:
     slot.release()
-    for fd in fds:
-        os.close(fd)
+    close_elsewhere(fds)
 
 
 class Inbox:
@@ -179,6 +178,5 @@ class Inbox:
         if self._slot is not None:
             self._slot.release()
             self._slot = None
-        for fd in self._fds:
-            os.close(fd)
+        close_elsewhere(self._fds)
         self._fds = []

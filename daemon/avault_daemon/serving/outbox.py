@@ -161,9 +161,8 @@ class Outbox:
     def clear(self) -> None:
         """Forget what is queued, at the end of the connection."""
         self._items.clear()
-        del (
-            self._reopen
-        )  # its owner owns this: without the circle both go at once, and no collector has to find them
+        # Its owner owns this: without the circle both go at once, and no collector has to find them.
+        del self._reopen
 
 
 def _message(request_id: int, answer: Answer | AvaultError) -> Message:

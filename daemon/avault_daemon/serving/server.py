@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import AvaultError, BusyError, pack_error
+from avault_protocol import AvaultError, BusyError, UnknownAgentError, pack_error
 
 from ..callers.caller import credentials, identify
 from ..faults import log_fault
@@ -23,6 +23,7 @@ from ..systemd.sockets import Sockets
 from .agent_connection import AgentConnection
 from .agents import MOMENT, Agents
 from .arrivals import PAUSE, Arrivals, Newcomer, accept
+from .descriptors import part, refuse_descriptors
 from .operator_connection import OperatorConnection
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Server:
         )
         agents = self._sockets.open("agent", places.agent_socket, modes.agent_socket)
         credentials = self._sockets.open("credentials", places.credentials_socket, 0o600)
+        refuse_descriptors(credentials)
         self._nursery.start_soon(CredentialServer(self._core).run, credentials)
         self._nursery.start_soon(self._operators, operator)
         self._arrivals.open(agents)
@@ -127,6 +129,8 @@ class Server:
         sock, peer, agent = newcomer
         processes = self._core.bindings.processes
         try:
+            if agent is not None and agent not in self._own_sockets:
+                raise UnknownAgentError  # its socket went while this one stood in line
             caller, process = identify(sock, peer, agent, known=processes.latest(peer.pid), exe=self._exe)
             process = processes.join(process)
             self._admit(sock, caller, process, operator)
@@ -154,11 +158,12 @@ class Server:
         self, sock: socket.socket, caller: Caller, process: Process, scope: trio.CancelScope
     ) -> None:
         try:
-            with sock, scope:
+            with scope:
                 await OperatorConnection(self._core, sock, caller, process).run()
         except Exception as error:  # noqa: BLE001 - one conversation ends alone
             log_fault(f"conversation with pid {caller.pid}", error)
         finally:
+            part(sock)
             self._forget(caller, process, scope.cancel)
 
     def _agent_ended(self, connection: AgentConnection) -> None:

@@ -20,7 +20,7 @@ _BEHIND_ID = 3
 
 
 class Standing:
-    """Questions with their answers, those that were answered last."""
+    """Questions with their answers, those that were noted last."""
 
     __slots__ = ("_answers",)
 

@@ -65,7 +65,8 @@ class Cache:
         self._arena = arena
         self._room = room
         self._taken = 0
-        self._kept: dict[Key, Value] = {}  # in the order of their use
+        # In the order in which the gate asked for them; it does not ask for what it gives again.
+        self._kept: dict[Key, Value] = {}
 
     def get(self, key: Key) -> Value | None:
         """Return the value of *key* if it is open."""
