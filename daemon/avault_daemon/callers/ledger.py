@@ -19,6 +19,8 @@ from typing import TypeAlias
 
 from avault_protocol import is_agent_name
 
+from ..files import APPEND, Files
+
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 Entry = tuple[str, str, int, int]
@@ -27,6 +29,7 @@ Entry = tuple[str, str, int, int]
 MAX_ADDED = 4096
 """Lines that are added before the file is written anew."""
 MAX_FILE = 8 * 1024 * 1024
+_FILES = Files()
 
 
 class Ledger:
@@ -47,7 +50,7 @@ class Ledger:
             self._begin(everything)
             return
         try:
-            _write(self._file, _line(list(entry)))
+            _FILES.write_all(self._file, _line(list(entry)))
         except OSError:
             self.close()  # and so the half of a line, if it is one, is the last
             raise
@@ -58,10 +61,11 @@ class Ledger:
         beside = self.path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(beside, flags, 0o600)
+        file = _FILES.open(beside, APPEND | os.O_CREAT | os.O_EXCL)
         try:
-            _write(file, b"".join([_line({"boot": self._boot}), *(_line(list(one)) for one in everything)]))
+            _FILES.write_all(
+                file, b"".join([_line({"boot": self._boot}), *(_line(list(one)) for one in everything)])
+            )
             beside.rename(self.path)
         except BaseException:
             os.close(file)
@@ -94,11 +98,6 @@ def _open_plainly(path: str, flags: int) -> int:
 
 def _line(content: Json) -> bytes:
     return json.dumps(content).encode("ascii") + b"\n"
-
-
-def _write(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
 
 
 def parse(content: bytes) -> tuple[str, list[Entry]]:
