@@ -55,7 +55,7 @@ async def _profile(folder: Path) -> None:
                 profiler.enable()
             line.send(request)
             begin = time.perf_counter()
-            await agents._round(agents._next(agents._epoll.poll(0)))
+            await agents._round(agents._next(agents._epoll.poll(0), False))
             taken += time.perf_counter() - begin if number < REQUESTS else 0
             line.recv(16 * 1024)
         profiler.disable()

@@ -138,16 +138,17 @@ class Agents:
     async def _serve_for_a_moment(self) -> None:
         """Serve round after round, and wait for what comes next, without going by trio: that takes longer than a round."""
         until = time.monotonic() + self._moment
-        came = self._epoll.poll(0)
-        while came or self._somebody_waits:
-            await self._round(self._next(came))
+        came, waits = self._epoll.poll(0), self._somebody_waits
+        while came or waits:
+            await self._round(self._next(came, waits))
             if time.monotonic() >= until:
                 break
-            came = self._epoll.poll(0 if self._somebody_waits else _LEAST_WAIT)
+            waits = self._somebody_waits
+            came = self._epoll.poll(0 if waits else _LEAST_WAIT)
 
-    def _next(self, came: list[tuple[int, int]]) -> list[AgentConnection]:
-        """Return whose turn it is, now that this *came*."""
-        if len(came) == 1 and came[0][0] in self._by_number and not self._somebody_waits:
+    def _next(self, came: list[tuple[int, int]], waits: bool) -> list[AgentConnection]:
+        """Return whose turn it is, now that this *came*; *waits*: whether somebody has waited before."""
+        if len(came) == 1 and came[0][0] in self._by_number and not waits:
             return [self._by_number[came[0][0]]]
         for number, _ in came:
             if (connection := self._by_number.get(number)) is not None:
