@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -59,11 +59,8 @@ async def seconds_to_lock(house: House, path: Path, data: bytes, stack: ExitStac
     operator = await house.init()
     stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
     stranger.connect(str(path))
-    passed = trap(stack)
-    try:
-        send(stranger, data, passed)
-    except PermissionError:
-        data = b""  # the kernel refused it, and so it was closed here
+    with suppress(PermissionError):  # where the kernel refuses it, and it is closed here
+        send(stranger, data, trap(stack))
     begin = time.monotonic()
     await operator.call("lock")
     return time.monotonic() - begin
@@ -84,11 +81,10 @@ async def test_an_agents_socket_takes_none(house: House, stack: ExitStack) -> No
 
 
 async def test_control_where_it_takes_them_everybody_waits(
-    house: House, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "refuse_descriptors", id)
-    path = house.core.places.agent_socket
-    async with open_house(path.parent.parent / "weak") as weak:
+    async with open_house(tmp_path) as weak:
         took = await seconds_to_lock(weak, weak.core.places.agent_socket, b"\x94", stack)
     assert took > LINGER / 2
 

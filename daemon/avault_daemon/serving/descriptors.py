@@ -38,8 +38,12 @@ def refuse_descriptors(listener: socket.socket) -> None:
 
 def close_elsewhere(fds: Sequence[int]) -> None:
     """Close *fds*, in a thread where that may take time; errors are nobody's business any more."""
-    slow = [fd for fd in fds if not _is_file(fd)]
-    _close([fd for fd in fds if fd not in slow])
+    slow: list[int] = []
+    for fd in fds:
+        if _is_file(fd):
+            _close([fd])
+        else:
+            slow.append(fd)
     if slow:
         trio.lowlevel.start_thread_soon(partial(_close, slow), lambda outcome: None)
 
