@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def _by_pid_alone(connection: socket.socket, *arguments: Any, **options: Any) ->
     """Take the caller for whoever has its pid by now."""
     connected, process = caller.identify(connection, *arguments, **options)
     uid = os.stat(f"/proc/{connected.pid}").st_uid
-    return replace(connected, uid=uid), process
+    return connected._replace(uid=uid), process
 
 
 def _opened_by_number(connection: socket.socket, pid: int) -> tuple[int, bool]:

@@ -37,7 +37,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from avault_protocol import (
     AmbiguousAgentError,
@@ -61,8 +61,7 @@ MAX_SEALED = 65535
 MAX_INSTANCES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who is on the other end of a connection, as the kernel attests it.
 
     *exe* is what the caller makes of it and serves the record only. *socket_agent* is the agent on whose own socket

@@ -23,11 +23,13 @@ GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT, errno.ENODATA)
 class Process:
     """One process, dead or alive, and the pidfd that it owns. Equal to any other with the same pid and start time."""
 
-    __slots__ = ("_pidfd", "pid", "started")
+    __slots__ = ("_pidfd", "key", "pid", "started")
 
     def __init__(self, pid: int, started: int, pidfd: int) -> None:
         self.pid = pid
         self.started = started
+        self.key: Key = (pid, started)
+        """What names this process."""
         self._pidfd = pidfd
 
     @classmethod
@@ -48,11 +50,6 @@ class Process:
             return process
         process.close()
         return None
-
-    @property
-    def key(self) -> Key:
-        """What names this process: (pid, start time)."""
-        return self.pid, self.started
 
     def alive(self) -> bool:
         """Report whether it still runs."""
@@ -104,26 +101,28 @@ class Processes:
 
         Takes over *process*: where it is a double, its pidfd is closed. OSError: nobody can watch one more, and it is closed.
         """
-        known = self._known.get(process.key)
+        key = process.key
+        known = self._known.get(key)
         if known is None:
             try:
                 self._epoll.register(process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
             except OSError:
                 process.close()
                 raise
-            known = self._known[process.key] = self._watched[process.fileno()] = process
+            known = self._known[key] = self._watched[process.fileno()] = process
             self._latest[process.pid] = process
         elif known is not process:
             process.close()
-        self._counts[process.key] = self._counts.get(process.key, 0) + 1
+        self._counts[key] = self._counts.get(key, 0) + 1
         return known
 
     def leave(self, process: Process) -> None:
         """Count one user less; the last one closes the pidfd. KeyError if there was none."""
-        self._counts[process.key] -= 1
-        if not self._counts[process.key]:
-            del self._counts[process.key]
-            known = self._known.pop(process.key)
+        key = process.key
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]
+            known = self._known.pop(key)
             del self._watched[known.fileno()]
             if self._latest.get(known.pid) is known:
                 del self._latest[known.pid]

@@ -92,19 +92,25 @@ class Arrivals:
 
     def look(self) -> None:
         """Line up who has connected."""
-        for number, _ in self._epoll.poll(0):
-            listener, agent = self._listeners[number]
-            try:
-                for _ in range(AT_ONCE):
-                    if (sock := accept(listener)) is None:
-                        break
-                    self._line_up(sock, agent)
-            except OSError as error:
-                log.warning("accept: %s; waiting", os.strerror(error.errno or 0))
-                self._epoll.modify(number, 0)
-                self._nursery.start_soon(self._pause, number)
+        for _ in range(AT_ONCE):
+            # Asked each time: to be told so is cheaper than to find out by an accept that fails.
+            if not (came := self._epoll.poll(0)):
+                return
+            for number, _ in came:
+                self._take(number)
 
-    def _line_up(self, sock: socket.socket, agent: str | None) -> None:
+    def _take(self, number: int) -> None:
+        """Line up the next one of the socket *number*."""
+        listener, agent = self._listeners[number]
+        try:
+            sock = accept(listener)
+        except OSError as error:
+            log.warning("accept: %s; waiting", os.strerror(error.errno or 0))
+            self._epoll.modify(number, 0)
+            self._nursery.start_soon(self._pause, number)
+            return
+        if sock is None:
+            return
         if has_left(sock):
             sock.close()
         elif (newcomer := self._greet(sock, agent)) is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from .operator_connection import OperatorConnection
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
-    from ..callers.processes import Process
+    from ..callers.processes import Key, Process
     from ..core import Core
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,8 @@ class Server:
         self.agents = Agents(
             core, nursery, self._arrivals, bury=self._bury, ended=self._agent_ended, moment=moment
         )
-        self._per_uid: Counter[int] = Counter()
-        self._ends: dict[Process, set[Callable[[], None]]] = {}
+        self._per_uid: dict[int, int] = {}
+        self._ends: dict[Key, set[Callable[[], None]]] = {}
         """What ends the connections of each process that has one."""
         self._own_sockets: set[str] = set()
         self._exe = "landlock" not in core.confinement  # which hides the executable of every other process
@@ -117,11 +116,11 @@ class Server:
     def _greet(self, sock: socket.socket, agent: str | None = None) -> Newcomer | None:
         """Count who has come; None if that is one more than its uid may have, which it has been told then."""
         peer = credentials(sock)
-        count = self._per_uid[peer.uid]
+        count = self._per_uid.get(peer.uid, 0)
         if count >= self._core.settings.max_connections_per_uid:
             refuse(sock, BusyError(f"uid {peer.uid} has {count} connections already"))
             return None
-        self._per_uid[peer.uid] += 1
+        self._per_uid[peer.uid] = count + 1
         return Newcomer(sock, peer, agent)
 
     def _let_in(self, newcomer: Newcomer, *, operator: bool = False) -> None:
@@ -152,7 +151,7 @@ class Server:
             end: Callable[[], None] = scope.cancel
         else:
             end = self.agents.admit(sock, caller, process).end
-        self._ends.setdefault(process, set()).add(end)
+        self._ends.setdefault(process.key, set()).add(end)
 
     async def _converse(
         self, sock: socket.socket, caller: Caller, process: Process, scope: trio.CancelScope
@@ -171,9 +170,10 @@ class Server:
 
     def _forget(self, caller: Caller, process: Process, end: Callable[[], None]) -> None:
         self._uncount(caller.uid)
-        self._ends[process].discard(end)
-        if not self._ends[process]:
-            del self._ends[process]
+        ends = self._ends[process.key]
+        ends.discard(end)
+        if not ends:
+            del self._ends[process.key]
         self._core.bindings.processes.leave(process)
 
     def _uncount(self, uid: int) -> None:
@@ -184,7 +184,7 @@ class Server:
     def _bury(self, process: Process) -> None:
         """End what *process* had when it dies: a connection may live on in a child, which is somebody else."""
         self._core.bindings.drop(process)
-        for end in tuple(self._ends.get(process, ())):
+        for end in tuple(self._ends.get(process.key, ())):
             end()
 
 
