@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast
@@ -60,6 +61,7 @@ class Anchor:
         self._files = files or Files()
         self._lock = threading.Lock()
         self._memory = Memory()
+        self._old_is_free = False
 
     @property
     def current(self) -> Point | None:
@@ -95,13 +97,26 @@ class Anchor:
         with self._lock:
             memory = replace(self._memory, **changes)
             try:
-                self._files.write_whole(beside(self.path), _dump(memory))
-                self._files.put_in_place(beside(self.path), self.path)
+                self._write(_dump(memory))
             except OSError as error:
                 raise StorageFailedError(
                     f"the anchor {self.path} could not be written: {error.strerror}"
                 ) from error
             self._memory = memory
+
+    def _write(self, data: bytes) -> None:
+        # What lies beside the anchor is the one before it, and is written over: to make a file and to free another
+        # takes the disk as long again. But only if it has lost its name for good, on the disk too.
+        old, free = beside(self.path), self._old_is_free
+        self._old_is_free = False
+        if not free:
+            with suppress(FileNotFoundError):
+                self._files.unlink(old)
+        self._files.write_over(old, data)
+        if not self._files.exchange(old, self.path):
+            self._files.rename(old, self.path)
+        self._files.sync_directory(self.path.parent)
+        self._old_is_free = True
 
     def _parse(self, raw: bytes) -> Memory:
         try:

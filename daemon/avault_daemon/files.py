@@ -1,4 +1,4 @@
-"""How a file becomes durable: the system calls of a write, one method each, and the two ways to put them together.
+"""How a file becomes durable: the system calls of a write, one method each, and the ways to put them together.
 
 A write is acknowledged only after fdatasync(2), or, for a whole file, after fsync(2), rename(2) and fsync(2) of the
 directory. After an error none of them is tried again: what reached the disk is then unknown (on Linux a second fsync
@@ -9,11 +9,18 @@ Tests pass a subclass that fails at the call of their choice.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from pathlib import Path
 
 APPEND = os.O_WRONLY | os.O_APPEND
 ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+OVER = os.O_WRONLY | os.O_CREAT
+
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
+_NO_EXCHANGE = (errno.ENOENT, errno.EINVAL, errno.ENOSYS)
 
 
 class Files:
@@ -38,6 +45,17 @@ class Files:
     def rename(self, old: Path, new: Path) -> None:
         """Put *old* in the place of *new*, in one step."""
         os.rename(old, new)
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        """Swap the names of two files, in one step; false where there are not two, or that cannot be (renameat2(2))."""
+        names = _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other)
+        if _renameat2 is None:  # a C library without it
+            return False
+        if _renameat2(*names, _RENAME_EXCHANGE) == 0:
+            return True
+        if (code := ctypes.get_errno()) not in _NO_EXCHANGE:
+            raise OSError(code, os.strerror(code), str(other))
+        return False
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut the file off behind *size* bytes."""
@@ -73,6 +91,16 @@ class Files:
         try:
             self.write_all(fd, data)
             self.fsync(fd)
+        finally:
+            self.close(fd)
+
+    def write_over(self, path: Path, data: bytes | memoryview) -> None:
+        """Make *path* hold *data*, on the disk, where what it held lies; after an error it may be a mixture."""
+        fd = self.open(path, OVER)
+        try:
+            self.write_all(fd, data)
+            self.truncate(fd, len(data))
+            self.fdatasync(fd)
         finally:
             self.close(fd)
 

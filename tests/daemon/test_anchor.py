@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from avault_daemon.anchor import Anchor, Changes, Point
+from avault_daemon.files import beside
 from avault_protocol import CorruptError, StorageFailedError
 from support.faults import FaultyFiles
 
@@ -132,13 +133,40 @@ def test_a_directory_in_its_place_is_an_error(tmp_path: Path) -> None:
         reloaded(tmp_path / "anchor.json")
 
 
-CALLS = ["open", "write", "fsync", "rename", "fsync"]
+CALLS = ["open", "write", "truncate", "fdatasync", "exchange", "fsync"]
+FIRST = [*CALLS[:-1], "rename", "fsync"]
+"""There is nothing yet to exchange it with."""
 
 
 def test_the_order_of_an_update(tmp_path: Path) -> None:
     files = FaultyFiles()
-    Anchor(tmp_path / "anchor.json", files).update(current=HERE)
-    assert files.calls == CALLS
+    anchor = Anchor(tmp_path / "anchor.json", files)
+    for calls in (FIRST, CALLS, CALLS):
+        files.calls.clear()
+        anchor.update(current=HERE)
+        assert files.calls == calls
+
+
+def test_what_a_start_finds_beside_the_anchor_is_not_written_over(tmp_path: Path) -> None:
+    full(tmp_path).update(next=None)
+    files = FaultyFiles()
+    anchor = Anchor(tmp_path / "anchor.json", files)
+    anchor.load()
+    for calls in (["unlink", *CALLS], CALLS):
+        files.calls.clear()
+        anchor.update(current=THERE)
+        assert files.calls == calls
+
+
+def test_where_names_cannot_be_exchanged_the_new_one_is_renamed(tmp_path: Path) -> None:
+    class Plain(FaultyFiles):
+        def exchange(self, one: Path, other: Path) -> bool:
+            return False
+
+    anchor = Anchor(tmp_path / "anchor.json", Plain())
+    for point in (HERE, THERE, HERE):
+        anchor.update(current=point)
+        assert reloaded(anchor.path).current == point
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -149,7 +177,8 @@ def test_each_call_that_fails_leaves_the_old_or_the_new(
 ) -> None:
     files = FaultyFiles()
     anchor = Anchor(tmp_path / "anchor.json", files)
-    anchor.update(current=HERE)
+    anchor.update(current=HERE, record=(2, "11" * 32))
+    anchor.update(current=HERE, record=None)  # so that there is one beside it, which is longer
     files.fail(at, code=code, done=done)
     with pytest.raises(StorageFailedError, match=r"anchor\.json"):
         anchor.update(current=THERE)
@@ -157,6 +186,24 @@ def test_each_call_that_fails_leaves_the_old_or_the_new(
     assert reloaded(anchor.path).current in (HERE, THERE)
     anchor.update(record=(1, "00" * 32))  # the disk has recovered: nothing of what failed gets in
     assert memory(reloaded(anchor.path)) == (HERE, None, (1, "00" * 32))
+
+
+@pytest.mark.parametrize("at", range(1, len(CALLS) + 1))
+def test_after_a_failure_neither_file_is_written_over(tmp_path: Path, at: int) -> None:
+    """Which of them has the anchor's name on the disk, nobody knows then."""
+    files = FaultyFiles()
+    anchor = Anchor(tmp_path / "anchor.json", files)
+    anchor.update(current=HERE)
+    anchor.update(next=THERE)
+    files.fail(at)
+    with pytest.raises(StorageFailedError):
+        anchor.update(next=None)
+    left = [tmp_path / "one", tmp_path / "other"]
+    for path, link in zip((anchor.path, beside(anchor.path)), left, strict=True):
+        link.hardlink_to(path)
+    before = [link.read_bytes() for link in left]
+    anchor.update(record=(1, "00" * 32))
+    assert [link.read_bytes() for link in left] == before
 
 
 def test_a_short_write_goes_on(tmp_path: Path) -> None:

@@ -30,6 +30,30 @@ def test_a_whole_write_leaves_nothing_of_what_was_there(tmp_path: Path) -> None:
     assert path.read_bytes() == b"short"
 
 
+def test_what_is_written_over_has_the_new_length_and_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"something much longer")
+    before = path.stat().st_ino
+    for text in (b"short", b"longer than that"):
+        OneByteAtATime().write_over(path, text)
+        assert (path.read_bytes(), path.stat().st_ino) == (text, before)
+
+
+def test_names_are_exchanged_where_there_are_two(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"1")
+    assert not Files().exchange(one, other)
+    other.write_bytes(b"2")
+    assert Files().exchange(one, other)
+    assert (one.read_bytes(), other.read_bytes()) == (b"2", b"1")
+
+
+def test_an_exchange_that_fails_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="one"):
+        Files().exchange(tmp_path / "file" / "one", tmp_path / "file" / "one")
+
+
 def test_put_in_place(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(b"old")

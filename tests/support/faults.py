@@ -79,6 +79,9 @@ class FaultyFiles(Files):
     def rename(self, old: Path, new: Path) -> None:
         self._do("rename", lambda: super(FaultyFiles, self).rename(old, new))
 
+    def exchange(self, one: Path, other: Path) -> bool:
+        return self._do("exchange", lambda: super(FaultyFiles, self).exchange(one, other))
+
     def truncate(self, fd: int, size: int) -> None:
         self._do("truncate", lambda: super(FaultyFiles, self).truncate(fd, size))
 

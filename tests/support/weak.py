@@ -112,7 +112,7 @@ def _wipe_and_keep(self: Arena) -> None:
 
 
 WEAKNESSES: dict[str, list[Patch]] = {
-    "in place": [(Files, "put_in_place", _over_it)],
+    "in place": [(Files, "put_in_place", _over_it), (Files, "exchange", _over_it)],
     "unsynced": [(Files, "fsync", _nothing), (Files, "fdatasync", _nothing)],
     "hopeful": [(Files, "write_all", _write_and_hope)],
     "unrecorded": [(Record, "flush", _flush_and_hope)],
