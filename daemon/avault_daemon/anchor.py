@@ -58,6 +58,7 @@ class Anchor:
 
     def __init__(self, path: Path, files: Files | None = None) -> None:
         self.path = path
+        self._old = beside(path)
         self._files = files or Files()
         self._lock = threading.Lock()
         self._memory = Memory()
@@ -107,14 +108,13 @@ class Anchor:
     def _write(self, data: bytes) -> None:
         # What lies beside the anchor is the one before it, and is written over: to make a file and to free another
         # takes the disk as long again. But only if it has lost its name for good, on the disk too.
-        old, free = beside(self.path), self._old_is_free
-        self._old_is_free = False
+        free, self._old_is_free = self._old_is_free, False
         if not free:
             with suppress(FileNotFoundError):
-                self._files.unlink(old)
-        self._files.write_over(old, data)
-        if not self._files.exchange(old, self.path):
-            self._files.rename(old, self.path)
+                self._files.unlink(self._old)
+        self._files.write_over(self._old, data)
+        if not self._files.exchange(self._old, self.path):
+            self._files.rename(self._old, self.path)
         self._files.sync_directory(self.path.parent)
         self._old_is_free = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Generator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -58,6 +59,23 @@ def test_a_secret_sealed_is_a_secret_opened(info: SecretInfo, value: bytes) -> N
     assert seal.info(line) == info
     seal.close()
     assert ARENA.in_use == 0
+
+
+def test_what_is_known_of_a_line_is_known_until_another_of_its_secret_or_the_end(seal: Seal) -> None:
+    line, newer = (
+        line_of(seal, seal.seal_secret(info, memoryview(bytearray(VALUE))))
+        for info in (INFO, replace(INFO, version=INFO.version + 1))
+    )
+    known = replace(INFO, created=7)
+    seal.remember(line, known)
+    assert seal.info(line) is known
+    assert seal.info(newer).version == INFO.version + 1
+    assert (seal.info(line), seal.info(line)) == (INFO, INFO)
+    with seal.held():
+        ARENA.wipe()
+        seal.close()
+        with pytest.raises(LockedError):
+            seal.info(line)
 
 
 def test_names_are_hidden_as_the_format_says() -> None:

@@ -79,7 +79,8 @@ class Bell:
         """Begin anew after an unlock, and look again after a lock; a listener of the vault."""
         if event == "unlocked":
             self._restraint.reset()
-        self._wake()
+        elif event == "locked":
+            self._wake()
 
     @contextmanager
     def waiting(self, why: str) -> Generator[None]:

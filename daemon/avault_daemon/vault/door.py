@@ -48,7 +48,7 @@ from .catalog import Catalog, SlotInfo
 from .draft import Draft
 from .logfile import LogFile
 from .opening import open_slot
-from .seal import Seal, SecretInfo
+from .seal import Seal
 
 Listener = Callable[[str, dict[str, object]], None]
 T = TypeVar("T")
@@ -81,7 +81,6 @@ class Door:
         self._file = LogFile(home / "vault.jsonl", anchor, files or Files())
         self._catalog = Catalog()
         self._seal: Seal | None = None
-        self._infos: dict[bytes, SecretInfo] = {}
         self._cache = Cache(arena)
         self._switching = False
         self._opening = trio.Lock()
@@ -337,7 +336,6 @@ class Door:
             self._to(occasion)
 
     def _take(self, seal: Seal | None) -> None:
-        self._infos.clear()
         self._cache.clear()
         if self._seal is not None:
             self._seal.close()

@@ -39,7 +39,7 @@ class Draft:
         d = self.seal.blind(name)
         created_at = self._chain.time_for(d, self._now)
         info = SecretInfo(name, self._newest_version(name, d) + 1, created_at, encoding)
-        self._add(d, created_at, self.seal.seal_secret(info, value))
+        self.seal.remember(self._add(d, created_at, self.seal.seal_secret(info, value)), info)
         return info
 
     def _newest_version(self, name: str, d: str) -> int:
@@ -94,11 +94,12 @@ class Draft:
     def _put(self, d: str, content: str) -> None:
         self._add(d, self._chain.time_for(d, self._now), content)
 
-    def _add(self, d: str, created_at: int, content: str) -> None:
+    def _add(self, d: str, created_at: int, content: str) -> Line:
         line = Line.of(self.seal.line(d, created_at, content))
         self._added.append(line)
         if self.catalog.add(line):
             self.compact = True
+        return line
 
     def write(self, file: LogFile) -> Catalog:
         """Write it, durably; return the catalog that it leads to. `LockedError`, `StorageFailedError`."""

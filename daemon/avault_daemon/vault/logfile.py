@@ -39,6 +39,7 @@ class LogFile:
 
     def __init__(self, path: Path, anchor: Anchor, files: Files) -> None:
         self.path = path
+        self._new = beside(path)
         self.anchor = anchor
         self.chain = Chain()
         self.warnings: list[str] = []
@@ -78,7 +79,7 @@ class LogFile:
         """
         with self._latching():
             with suppress(FileNotFoundError):
-                self._files.unlink(beside(self.path))
+                self._files.unlink(self._new)
             data = self._read()
             if data is not None:
                 return self._open(data)
@@ -224,10 +225,10 @@ class LogFile:
         log = Log(data, strict=strict)
         log.refuse_tail()
         with self._latching():
-            self._files.write_whole(beside(self.path), data)
+            self._files.write_whole(self._new, data)
             if not self._follows(log):
                 self.anchor.update(next=point_of(log.chain))
-            self._files.put_in_place(beside(self.path), self.path)
+            self._files.put_in_place(self._new, self.path)
             self.anchor.update(current=point_of(log.chain), next=None)
         self.chain, self._size = log.chain, log.end
         return log.lines

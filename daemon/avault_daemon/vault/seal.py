@@ -109,6 +109,7 @@ class Seal:
         """Take over *key*; it is closed on errors. `LockedError` if it has been wiped."""
         self._arena = arena
         self.key = key
+        self._infos: dict[str, tuple[bytes, SecretInfo]] = {}
         self._holders = 0
         self._closed = False
         with ExitStack() as undo:
@@ -142,6 +143,7 @@ class Seal:
     def close(self) -> None:
         """Wipe the keys once nothing holds them any more. Doing so twice is fine."""
         self._closed = True
+        self._infos.clear()
         self._release_if_done()
 
     def _release_if_done(self) -> None:
@@ -192,9 +194,17 @@ class Seal:
             raise
 
     def info(self, line: Line) -> SecretInfo:
-        """Return what *line* says of its secret beside the value."""
-        with self.open_secret(line) as opened:
-            return opened.info
+        """Return what *line* says of its secret beside the value; asked again for the same, without opening it."""
+        raw, info = self._infos.get(line.d, (b"", None))
+        if info is None or raw != line.raw:
+            with self.open_secret(line) as opened:
+                info = opened.info
+            self.remember(line, info)
+        return info
+
+    def remember(self, line: Line, info: SecretInfo) -> None:
+        """Take note of what *line* says, until another line of its secret is asked for."""
+        self._infos[line.d] = line.raw, info
 
     # --- the rest -----------------------------------------------------------------------------------------------
 

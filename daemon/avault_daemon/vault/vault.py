@@ -71,18 +71,13 @@ class Vault(Door):
 
     async def secrets(self) -> list[SecretInfo]:
         """Return the newest version of each secret, by name. `LockedError`, also if it is locked or rekeyed meanwhile."""
-        seal, infos = self._need(), dict[bytes, SecretInfo]()
-        # To open one costs some 15 us, and a list is asked for again and again. This is all but the value.
+        seal, infos = self._need(), list[SecretInfo]()
         for versions in list(self._catalog.secrets.values()):
-            line = versions[-1]
-            if (info := self._infos.get(line.raw)) is None:
-                info = seal.info(line)
-                if len(infos) % LISTED_AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-                    self._need_same(seal)
-            infos[line.raw] = info
-        self._infos = infos
-        return sorted(infos.values(), key=lambda info: info.name)
+            infos.append(seal.info(versions[-1]))
+            if len(infos) % LISTED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+                self._need_same(seal)
+        return sorted(infos, key=lambda info: info.name)
 
     def _need_same(self, seal: Seal) -> None:
         if self._need() is not seal:
