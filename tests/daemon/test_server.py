@@ -11,6 +11,7 @@ import socket
 import sys
 import weakref
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -483,6 +484,25 @@ async def test_notifications_of_grants_and_rotations(house: House) -> None:
     await house.put(operator, LATER=b"newer", TOKEN=b"x", UNRELATED=b"y")
     rotated = {(await agent.notified("rotated")).params["name"] for _ in range(2)}
     assert rotated == {"LATER", "TOKEN"}
+
+
+async def test_a_change_of_policy_costs_little_for_what_is_not_granted(house: House) -> None:
+    """All are told at once, and meanwhile nobody is served: so a call for each name would be too many."""
+    await granted(house)
+    names = [f"MISSING_{number}" for number in range(limits.MAX_DECLARED)]
+    peers = [await house.agent(secrets=names) for _ in range(4)]
+    assert len(house.core.requests.pending()) == limits.MAX_REQUESTS_PER_AGENT
+    house.core.vault.policy = replace(house.core.vault.policy)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    house.server.agents.tell("policy", {})
+    sys.setprofile(None)
+    assert 0 < calls < len(peers) * limits.MAX_DECLARED
 
 
 async def test_grants_and_requests_of_a_plugin(house: House) -> None:

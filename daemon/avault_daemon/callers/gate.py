@@ -117,7 +117,11 @@ class Gate:
             raise NotGrantedError from None
 
     def allows(self, session: Session, name: str) -> bool:
-        """Report whether the plugin of *session* may read *name* now; records nothing.
+        """Report whether the plugin of *session* may read *name* now; records nothing."""
+        return name in session.declared and name in self.granted(session)
+
+    def granted(self, session: Session) -> frozenset[str]:
+        """Return what is granted to the plugin of *session* now, whether it declared it or not; records nothing.
 
         It also asks whether the caller is still the agent that it was at hello: the agent may have been removed, made
         anew, or be recognised otherwise by now.
@@ -127,7 +131,7 @@ class Gate:
             still = self.still_agent(session)
             session.readable = policy.allowed(session.agent, session.plugin) if still else frozenset()
             session.snapshot = policy
-        return name in session.declared and name in session.readable
+        return session.readable
 
     def file(self, session: Session, names: Iterable[str], reason: str = "") -> list[int]:
         """File that the plugin of *session* wants *names*, as `Requests.file_secret` does.

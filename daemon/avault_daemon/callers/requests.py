@@ -118,15 +118,21 @@ class Requests:
         self._denied: dict[Hashable, float] = {}  # until when
         self._load: Counter[Hashable] = Counter()
 
+    def room(self, agent: str) -> int:
+        """Return how many more secrets the plugins of *agent* may want."""
+        return MAX_REQUESTS_PER_AGENT - self._load[agent]
+
     def file_secret(self, session: Session, names: Iterable[str], reason: str = "") -> list[int]:
         """File that the plugin of *session* wants *names*; *reason* is printable and at most `MAX_REASON` long.
 
         Return the ids of those that wait now; what was denied or is over the agent's limit has none.
         """
-        now = int(self._clock())
+        caller, agent, plugin, now = session.caller, session.agent, session.plugin, int(self._clock())
+        payers = [(agent, MAX_REQUESTS_PER_AGENT)]
         filed = [
-            self._file(SecretRequest(0, session.caller, session.agent, session.plugin, name, reason, now))
+            self._file(SecretRequest(0, caller, agent, plugin, name, reason, now))
             for name in names
+            if (key := (agent, plugin, name)) in self._by_key or self._hears(key, payers)
         ]
         return [number for number in filed if number is not None]
 
@@ -138,17 +144,21 @@ class Requests:
         return self._file(CallerRequest(0, caller, named, plugin, tuple(names), int(self._clock())))
 
     def _file(self, request: Request) -> int | None:
-        key = _key(request)
+        key, payers = _key(request), _payers(request)
         if key in self._by_key:
             return self._by_key[key]
-        full = any(self._load[payer] >= limit for payer, limit in _payers(request))
-        if full or self._denied.get(key, 0.0) > self._monotonic():
+        if not self._hears(key, payers):
             return None
         number = next(self._ids)
         self._pending[number] = replace(request, id=number)
         self._by_key[key] = number
-        self._load.update(payer for payer, _ in _payers(request))
+        self._load.update(payer for payer, _ in payers)
         return number
+
+    def _hears(self, key: Hashable, payers: Iterable[tuple[Hashable, int]]) -> bool:
+        """Report whether a request may wait: each of *payers* has room for it, and it was not denied."""
+        full = any(self._load[payer] >= limit for payer, limit in payers)
+        return not full and self._denied.get(key, 0.0) <= self._monotonic()
 
     def pending(self) -> list[Request]:
         """Return all that waits, the oldest first."""

@@ -135,12 +135,12 @@ class AgentConversation:
         session = self.session
         if session is None or self._core.vault.locked:
             return []
-        granted = frozenset(name for name in session.declared if self._allows(session, name))
+        granted = self._core.gate.granted(session) & session.declared
         fresh = sorted(granted - self._granted)
         self._granted = granted
-        missing = sorted(session.declared - granted)
-        if missing:
-            self._core.gate.file(session, missing)
+        # Of all plugins at once, each of which may have declared hundreds of names: so none is looked at in vain.
+        if (missing := session.declared - granted) and self._core.requests.room(session.agent):
+            self._core.gate.file(session, sorted(missing))
         return fresh
 
     def concerns(self, name: str) -> bool:
