@@ -489,7 +489,7 @@ async def test_notifications_of_grants_and_rotations(house: House) -> None:
 async def test_a_change_of_policy_costs_little_for_what_is_not_granted(house: House) -> None:
     """All are told at once, and meanwhile nobody is served: so a call for each name would be too many."""
     await granted(house)
-    names = [f"MISSING_{number}" for number in range(limits.MAX_DECLARED)]
+    names = tuple(f"MISSING_{number}" for number in range(limits.MAX_DECLARED))
     peers = [await house.agent(secrets=names) for _ in range(4)]
     assert len(house.core.requests.pending()) == limits.MAX_REQUESTS_PER_AGENT
     house.core.vault.policy = replace(house.core.vault.policy)
