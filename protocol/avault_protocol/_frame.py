@@ -37,6 +37,12 @@ class Decoder:
         self._buffer[:] = bytes(len(self._buffer))
         self._buffer.clear()
 
+    def take_rest(self) -> bytes:
+        """Give back what was fed behind the last message that was returned, as if it had not been fed."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     @property
     def empty(self) -> bool:
         """Whether nothing is left of what was fed."""

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 import trio
@@ -28,6 +28,7 @@ from avault_daemon.serving.agent_connection import AgentConnection
 from avault_daemon.serving.agents import MOMENT, ROUND
 from avault_daemon.serving.conversation import Answer, Wait
 from avault_daemon.serving.inbox import MESSAGE_TIMEOUT
+from avault_daemon.serving.openings import Openings
 from avault_daemon.serving.outbox import MAX_QUEUED
 from avault_daemon.settings import Settings
 from avault_protocol import (
@@ -405,6 +406,113 @@ async def test_another_process_is_refused_while_the_first_lives(house: House) ->
         capture_stdout=True,
     )
     assert said.stdout.decode().strip() == AlreadyBoundError.code
+
+
+HELLO = pack_request(
+    1, "hello", {"protocol": 1, "plugin": "telegram", "secrets": ["TOKEN"], "agent": "cobot"}
+)
+ASK = pack_request(2, "get_secret", {"name": "TOKEN"})
+
+
+async def opened(house: House, *pieces: bytes) -> tuple[list[object], list[dict[str, object]]]:
+    """Connect, send *pieces*; return the two answers, and the two lines that they left on the record."""
+    last, answers = house.core.record.number, list[object]()
+    peer = await house.connect(house.core.places.agent_socket)
+    for piece in pieces:
+        await peer.send(piece)
+        await trio.testing.wait_all_tasks_blocked()
+    for _ in range(2):
+        response, value = await peer.answer()
+        error = None if response.error is None else response.error.to_wire()
+        answers.append((response.id, error, response.result, value))
+    peer.close()
+    lines = house.core.record.read(after=last)
+    return answers, [{key: line[key] for key in line.keys() - {"n", "time"}} for line in lines]
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods that were not answered from what was answered before."""
+    names: list[str] = []
+    handle = AgentConversation.handle
+
+    def noting(self: AgentConversation, request: Request, *, waited: bool = False) -> Answer | Wait:
+        names.append(request.method)
+        return handle(self, request, waited=waited)
+
+    monkeypatch.setattr(AgentConversation, "handle", noting)
+    return names
+
+
+async def test_who_begins_as_before_is_answered_and_recorded_as_before(
+    house: House, handled: list[str]
+) -> None:
+    await granted(house)
+    first = await opened(house, HELLO + ASK)
+    assert [line["action"] for line in first[1]] == ["hello", "get_secret"]
+    assert handled == ["hello", "get_secret"]
+    assert await opened(house, HELLO + ASK) == first
+    assert await opened(house, HELLO, ASK) == first
+    assert handled == ["hello", "get_secret"]
+    assert await opened(house, HELLO[:9], HELLO[9:] + ASK) == first  # in pieces it is another beginning
+    assert handled == ["hello", "get_secret"] * 2
+
+
+async def test_who_begins_as_before_says_hello_once(house: House) -> None:
+    await granted(house)
+    for _ in range(2):
+        (hello, again), _ = await opened(house, HELLO + HELLO)
+        assert (cast("Any", hello)[1], cast("Any", again)[1]["code"]) == (None, "bad_request")
+
+
+@pytest.mark.parametrize("change", ["revoke", "rm", "lock", "put", "agent_rm"])
+async def test_what_has_changed_since_is_answered_as_it_is_now(
+    house: House, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Openings, "clear", lambda self: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    operator = await granted(house)
+    before = await opened(house, HELLO + ASK)
+    match change:
+        case "revoke":
+            await operator.call("revoke", {"agent": "cobot", "plugin": "telegram"})
+        case "rm":
+            await operator.call("rm", {"name": "TOKEN"})
+        case "put":
+            await house.put(operator, TOKEN=b"another")
+        case "lock":
+            await operator.call("lock")
+        case _:
+            await operator.call("agent_rm", {"agent": "cobot"})
+    now, lines = await opened(house, HELLO + ASK)
+    assert now != before[0]
+    assert lines != before[1]
+    house.server.agents.openings = Openings()
+    assert (await opened(house, HELLO + ASK))[0] == now
+
+
+async def test_what_one_declares_later_is_not_given_to_another_that_began_alike(house: House) -> None:
+    await granted(house, TOKEN=VALUE, OTHER=b"other")
+    await opened(house, HELLO + ASK)
+    asking, other = await house.agent(), await house.agent()
+    assert await asking.call("request", {"name": "OTHER"}) == {"granted": True, "id": None}
+    for _ in range(2):
+        assert (await asking.call("get_secret", {"name": "OTHER"}))[1] == b"other"
+    await other.call("grants")  # so that its next question has the bytes of the other's
+    with pytest.raises(NotGrantedError):
+        await other.call("get_secret", {"name": "OTHER"})
+
+
+async def test_a_plugin_that_was_let_go_is_bound_anew(house: House, handled: list[str]) -> None:
+    await granted(house)
+    await opened(house, HELLO + ASK)
+    bindings = house.core.bindings
+    process = bindings.processes.latest(os.getpid())
+    assert process is not None
+    bindings.drop(process)
+    assert not bindings.holders("cobot", "telegram")
+    await opened(house, HELLO + ASK)
+    assert bindings.holders("cobot", "telegram") == [os.getpid()]
+    assert handled == ["hello", "get_secret"] * 2
 
 
 async def test_an_unknown_caller_is_refused_and_filed(house: House) -> None:

@@ -78,6 +78,10 @@ class Bindings:
                 hint=f"mend {self.path.parent}, then try again",
             ) from error
 
+    def holds(self, agent: str, plugin: str, process: Process) -> bool:
+        """Report whether *process*, alive, is a holder of *plugin* of *agent*: then to `bind` would change nothing."""
+        return process in self._held.get((agent, plugin), ()) and process.alive()
+
     def holders(self, agent: str, plugin: str) -> list[int]:
         """Return the pids of the live processes that hold *plugin* of *agent*."""
         return [process.pid for process in self._living(agent, plugin)]

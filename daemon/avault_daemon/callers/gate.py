@@ -27,15 +27,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Given:
-    """A *value* that a plugin was given: what must still hold for it to be given again, and what is then put on record."""
+class Allowed:
+    """What a plugin was allowed: what must still hold for it to be allowed again, and what is then put on record."""
 
-    __slots__ = ("noted", "policy", "value")
+    __slots__ = ("noted", "policy")
 
-    def __init__(self, value: Value, policy: Policy, noted: Noted) -> None:
-        self.value = value
+    def __init__(self, policy: Policy, noted: Noted) -> None:
         self.policy = policy
         self.noted = noted
+
+
+class Given(Allowed):
+    """A *value* that a plugin was given."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Value, policy: Policy, noted: Noted) -> None:
+        super().__init__(policy, noted)
+        self.value = value
 
 
 class Gate:
@@ -79,16 +88,18 @@ class Gate:
         )
         return Given(value, self._vault.policy, noted)
 
-    def again(self, given: Given | None) -> bool:
-        """Give the same plugin the same once more, if something was and nothing has changed since; report whether.
+    def again(self, allowed: Allowed | None) -> bool:
+        """Allow the same plugin the same once more, if something was and nothing has changed since; report whether.
 
         A commit, a lock, another key close the value; so does who else needs its room. Whatever else was decided on is
         the caller's, which does not change, and the policy's.
         """
-        if given is None or not given.value.kept or given.policy is not self._vault.policy:
+        if allowed is None or allowed.policy is not self._vault.policy:
+            return False
+        if isinstance(allowed, Given) and not allowed.value.kept:
             return False
         self.used_at = self._clock()
-        self._record.repeat(given.noted)
+        self._record.repeat(allowed.noted)
         return True
 
     def _value(self, session: Session, name: str) -> Value:
@@ -167,7 +178,10 @@ class Gate:
         plugin: str | None = None,
         secret: str | None = None,
         version: int | None = None,
-    ) -> None:
+    ) -> Allowed:
         """Put on record that *action* is being done."""
         self.used_at = self._clock()
-        self._record.append(caller, action, agent=agent, plugin=plugin, secret=secret, version=version)
+        noted = self._record.append(
+            caller, action, agent=agent, plugin=plugin, secret=secret, version=version
+        )
+        return Allowed(self._vault.policy, noted)

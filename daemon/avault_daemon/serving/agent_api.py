@@ -20,6 +20,8 @@ from avault_protocol.limits import MAX_DECLARED, PROTOCOL_VERSION
 
 from ..callers.session import Session
 from .conversation import Answer, Params, Wait, admit, parse
+from .openings import Opening
+from .standing import Standing
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
@@ -35,6 +37,7 @@ class AgentConversation:
         self._process = process
         self.caller = caller
         self.session: Session | None = None
+        self.standing = Standing()
         self._granted: frozenset[str] = frozenset()
 
     def handle(self, request: Request, *, waited: bool = False) -> Answer | Wait:
@@ -89,19 +92,37 @@ class AgentConversation:
             core.gate.refuse(self.caller, "hello", error, agent=params.get("agent"), plugin=plugin)
             raise
         self.session = Session(self.caller, agent.name, plugin, set(declared))
-        core.gate.note(self.caller, "hello", agent=agent.name, plugin=plugin)
+        allowed = core.gate.note(self.caller, "hello", agent=agent.name, plugin=plugin)
         self.refresh()
         granted = None if agent.plugins is None else sorted(self._granted)
-        state = core.vault.state
-        return Answer(
-            {
-                "protocol": PROTOCOL_VERSION,
-                "agent": agent.name,
-                "plugin": plugin,
-                "state": state,
-                "granted": granted,
-            }
-        )
+        result: dict[str, object] = {
+            "protocol": PROTOCOL_VERSION,
+            "agent": agent.name,
+            "plugin": plugin,
+            "state": core.vault.state,
+            "granted": granted,
+        }
+        # Of a locked vault nothing is known, and what is missing is filed each time.
+        complete = granted is not None and self._granted.issuperset(declared)
+        return Answer(result, allowed=allowed if complete else None)
+
+    def opening(self, hello: bytes, request_id: int, answer: Answer) -> Opening:
+        """Return how this conversation began: by *hello*, which had this *answer*, which the gate can allow again."""
+        session = self._bound
+        declared = frozenset(session.declared)
+        return Opening(hello, request_id, answer, session.agent, session.plugin, declared, self.standing)
+
+    def resume(self, opening: Opening) -> bool:
+        """Begin as the same caller has by *opening*, if that would be answered as it was; report whether."""
+        core, agent, plugin = self._core, opening.agent, opening.plugin
+        if not core.bindings.holds(agent, plugin, self._process) or not core.gate.again(
+            opening.answer.allowed
+        ):
+            return False
+        self.session = Session(self.caller, agent, plugin, set(opening.declared))
+        self._granted = opening.declared
+        self.standing = opening.standing
+        return True
 
     def _get_secret(self, params: Params) -> Answer:
         given = self._core.gate.get(self._bound, params["name"])
@@ -113,6 +134,7 @@ class AgentConversation:
         if len(session.declared) >= MAX_DECLARED and name not in session.declared:
             raise BadRequestError(f"request: {MAX_DECLARED} names are declared already")
         session.request(name)
+        self.standing = Standing()  # the one until now may be shared with who has not declared this
         if self._allows(session, name):
             return Answer({"granted": True, "id": None})
         ids = self._core.gate.file(session, [name], params.get("reason", ""))

@@ -34,7 +34,6 @@ from ..faults import log_fault
 from .agent_api import AgentConversation
 from .conversation import Answer, Wait
 from .outbox import Outbox, Stalled, reopened
-from .standing import Standing
 
 if TYPE_CHECKING:
     from ..callers.policy import Caller
@@ -80,7 +79,6 @@ class AgentConnection:
         self._tasks: set[trio.CancelScope] = set()
         self._waiting = 0
         self._due: deque[Request] = deque()  # those that have waited for the unlock
-        self._standing = Standing()
         self._answers: list[tuple[int, Answer | AvaultError]] = []  # to be sent once they are on record
         self._asked: bytes | None = None  # what came last, unless the decoder has it
         self._backlog = False  # whether there may be a request in what came
@@ -129,25 +127,50 @@ class AgentConnection:
     def _answer_next(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
-            standing = self._standing.find(asked)
-            if standing is not None and self._core.gate.again(standing[1].given):
-                self._answers.append(standing)
-                self._backlog = False
+            if self._answered_before(asked):
                 return
             self._decoder.feed(asked)
         try:
             message = self._decoder.next_message()
+            if message is not None and asked is not None:
+                rest = self._decoder.take_rest()
+                asked, self._asked = asked[: len(asked) - len(rest)], rest or None
             if isinstance(message, Request):
                 answer = self._handle(message)
-                if asked is not None and answer is not None and self._decoder.empty:
-                    self._standing.note(asked, answer)
+                if asked is not None and answer is not None:
+                    self._note(asked, message.id, answer)
             elif isinstance(message, Response):
                 raise BadRequestError("a response, where nothing was asked")
             # Else a notification, which asks for no answer, and of which none is known.
-            self._backlog = message is not None and not self._decoder.empty
+            self._backlog = message is not None and not (self._asked is None and self._decoder.empty)
         except (BadRequestError, TooLargeError) as error:
             self._backlog = False
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
+
+    def _answered_before(self, asked: bytes) -> bool:
+        """Answer *asked* as before, if it was asked before and the answer holds; report whether."""
+        conversation = self._conversation
+        if conversation.session is not None:
+            standing = conversation.standing.find(asked)
+            if standing is None or not self._core.gate.again(standing[1].allowed):
+                return False
+            self._answers.append(standing)
+            self._backlog = False
+            return True
+        opening = self._agents.openings.find(self.caller, asked)
+        if opening is None or not conversation.resume(opening):
+            return False
+        self._answers.append((opening.id, opening.answer))
+        self._asked = asked[len(opening.hello) :] or None
+        self._backlog = self._asked is not None
+        return True
+
+    def _note(self, asked: bytes, request_id: int, answer: Answer) -> None:
+        """Remember *answer* to *asked*, if the gate may say that it still holds."""
+        if answer.value is not None:
+            self._conversation.standing.note(asked, answer)
+        elif answer.allowed is not None:
+            self._agents.openings.note(self.caller, self._conversation.opening(asked, request_id, answer))
 
     def renew(self) -> None:
         """Answer anew what was decided and opened before a wait, and is closed now."""
@@ -283,7 +306,6 @@ class AgentConnection:
         self._sock.close()
         self._outbox.clear()
         self._decoder.clear()
-        self._standing.clear()
         for scope in self._tasks:
             scope.cancel()
         self._agents.forget(self)

@@ -26,6 +26,7 @@ from avault_protocol import AuditFailedError, InternalError, RequestTimeoutError
 from ..faults import log_fault
 from .agent_connection import AgentConnection
 from .arrivals import Arrivals
+from .openings import Openings
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Agents:
         moment: float = MOMENT,
     ) -> None:
         """*moment*: `MOMENT`, or 0: one round, then the others."""
+        self.openings = Openings()
         self._core = core
         self._moment = moment
         self._nursery = nursery
@@ -99,6 +101,7 @@ class Agents:
 
     def tell(self, event: str, detail: dict[str, object]) -> None:
         """Tell every plugin of an event of the vault."""
+        self.openings.clear()  # they would not hold any more, but for events that are rare
         _each(self, AgentConnection.notify, event, detail)
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from avault_protocol import (
 )
 
 if TYPE_CHECKING:
-    from ..callers.gate import Given
+    from ..callers.gate import Allowed
     from ..vault import Value
 
 Params = dict[str, Any]
@@ -28,12 +28,13 @@ Params = dict[str, Any]
 class Answer:
     """The result of a request, or the *value* that is given out for it, with what it says of itself.
 
-    *given*: what the gate needs to give the same again.
+    *allowed*: what the gate needs to allow the same again. *packed*: the result for `respond`, once it was sent.
     """
 
     result: dict[str, object]
     value: Value | None = None
-    given: Given | None = None
+    allowed: Allowed | None = None
+    packed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

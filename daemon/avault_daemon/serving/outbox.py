@@ -171,6 +171,8 @@ def _message(request_id: int, answer: Answer | AvaultError) -> Message:
             return pack_error(request_id, answer), None
         if (value := answer.value) is not None:
             return respond(request_id, value.result), value
-        return respond(request_id, pack_result(answer.result)), None
+        if answer.packed is None:
+            answer.packed = pack_result(answer.result)
+        return respond(request_id, answer.packed), None
     except TooLargeError as error:
         return pack_error(request_id, error), None

@@ -37,14 +37,10 @@ class Standing:
     def note(self, data: bytes, answer: Answer) -> None:
         """Remember *answer* to *data*, which is one request; unless nothing was given, or the request or its id is long."""
         plain = data.startswith(_REQUEST) and data[_ID] < 128 and len(data) <= LONGEST
-        if answer.given is None or not plain:
+        if answer.allowed is None or not plain:
             return
         question = data[_BEHIND_ID:]
         self._answers.pop(question, None)
         if len(self._answers) >= MOST:
             del self._answers[next(iter(self._answers))]
         self._answers[question] = answer
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._answers.clear()

@@ -57,7 +57,7 @@ BUGS = (
     Bug("what was granted stays so", "daemon", gate, "Gate.allows", "session.snapshot is not policy", "not session.readable"),
     Bug("an old value stays open", "daemon", door, "Door._publish", "self._cache.clear()", "pass"),
     Bug("a use is not on record", "daemon", gate, "Gate.get", "self._record.append(", "(lambda *_, **__: None)("),
-    Bug("what was given once is given for good", "daemon", gate, "Gate.again", "not given.value.kept", "False"),
+    Bug("what was given once is given for good", "daemon", gate, "Gate.again", "not allowed.value.kept", "False"),
     Bug("what begins as before is as before", "daemon", standing, "Standing.find", "data[_BEHIND_ID:]", "next((q for q in self._answers if q[:18] == data[3:21]), b'')"),
     Bug("a removal is never written", "daemon", draft, "Draft.remove_secret", "self.compact = True", "pass"),
     Bug("a revocation takes nothing", "daemon", policy, "Agent.without_grants", "if s not in gone", "if s"),
