@@ -54,8 +54,9 @@ def test_a_secret_sealed_is_a_secret_opened(info: SecretInfo, value: bytes) -> N
     seal = Seal.generate(ARENA)
     line = line_of(seal, seal.seal_secret(info, memoryview(bytearray(value))), seal.blind(info.name))
     for name in (None, info.name):
-        with seal.open_secret(line, name) as opened:
-            assert (opened.info, bytes(opened.view), opened.size) == (info, value, len(value))
+        found, slot, source = seal.open_secret(line, name)
+        with slot:
+            assert (found, bytes(slot.view), slot.size, source) == (info, value, len(value), line.raw)
     assert seal.info(line) == info
     seal.close()
     assert ARENA.in_use == 0
@@ -128,8 +129,9 @@ def test_resealed_for_another_key(seal: Seal) -> None:
     other = Seal.generate(ARENA)
     line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))))
     moved = line_of(other, seal.reseal(line, other))
-    with other.open_secret(moved, "TOKEN") as opened:
-        assert (opened.info, bytes(opened.view)) == (INFO, VALUE)
+    info, slot, _ = other.open_secret(moved, "TOKEN")
+    with slot:
+        assert (info, bytes(slot.view)) == (INFO, VALUE)
     other.close()
 
 
@@ -155,7 +157,8 @@ def test_signs(seal: Seal) -> None:
 
 def test_nothing_shows_a_value(seal: Seal) -> None:
     line = line_of(seal, seal.seal_secret(INFO, memoryview(bytearray(VALUE))))
-    with seal.open_secret(line) as opened:
+    opened = seal.open_secret(line)
+    with opened.slot:
         assert "sesame" not in repr(opened) + str(opened) + repr(seal)
 
 

@@ -10,7 +10,7 @@ from avault_protocol import pack_result
 
 from ..memory import sodium
 from ..memory.arena import Arena, Slot
-from .seal import Opened
+from .seal import Opened, SecretInfo
 
 ROOM = 256 * 1024
 """Bytes of the arena that values may take between two requests: eight of the largest, or some thousands."""
@@ -21,12 +21,12 @@ class Value:
 
     __slots__ = ("_slot", "encoding", "kept", "name", "result", "size", "source", "version", "view")
 
-    def __init__(self, opened: Opened, slot: Slot) -> None:
-        self.name = opened.name
-        self.version = opened.version
-        self.encoding = opened.encoding
-        self.size = opened.size
-        self.source = opened.source
+    def __init__(self, info: SecretInfo, slot: Slot, source: bytes) -> None:
+        self.name = info.name
+        self.version = info.version
+        self.encoding = info.encoding
+        self.size = slot.size
+        self.source = source
         """The line of the vault file that it was opened from: no other version of any secret has the same."""
         self.result = pack_result(
             {"name": self.name, "version": self.version, "encoding": self.encoding}, self.size
@@ -77,13 +77,14 @@ class Cache:
 
     def keep(self, key: Key, opened: Opened) -> Value:
         """Take over *opened*, and close others for it as far as need be. Raises `BusyError` where the arena is full."""
-        with opened:
-            self._make_room(opened.size)
-            slot = self._arena.take(opened.size)
-            sodium.copy(slot.address, opened.address, opened.size)
-            value = self._kept[key] = Value(opened, slot)
-            self._taken += value.size
-            return value
+        info, whole, source = opened
+        with whole:  # there is more in it than the value
+            self._make_room(whole.size)
+            slot = self._arena.take(whole.size)
+            sodium.copy(slot.address, whole.address, whole.size)
+        value = self._kept[key] = Value(info, slot, source)
+        self._taken += value.size
+        return value
 
     def _make_room(self, size: int) -> None:
         while self._kept and self._taken + size > self._room:

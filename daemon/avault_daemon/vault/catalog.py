@@ -96,12 +96,12 @@ class Catalog:
         return found
 
     def open(self, seal: Seal, name: str, version: int | None = None) -> Opened:
-        """Open the newest value of *name*, or an earlier one; the caller releases it. `NotFoundError`."""
+        """Open the newest value of *name*, or an earlier one; the caller releases its slot. `NotFoundError`."""
         for line in reversed(self.versions(seal, name)):
             opened = seal.open_secret(line, name)
-            if version is None or opened.version == version:
+            if version is None or opened.info.version == version:
                 return opened
-            opened.release()
+            opened.slot.release()
         raise NotFoundError(f"version {version} of {name} is not there", hint=f"see: avault history {name}")
 
     # --- slots --------------------------------------------------------------------------------------------------

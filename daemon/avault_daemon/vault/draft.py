@@ -56,8 +56,9 @@ class Draft:
 
     def restore_secret(self, name: str, version: int) -> int:
         """Store the value of an earlier version as the newest; return its number. `NotFoundError`."""
-        with self.catalog.open(self.seal, name, version) as opened:
-            return self.put_secret(name, opened.encoding, opened.view).version
+        info, slot, _ = self.catalog.open(self.seal, name, version)
+        with slot:
+            return self.put_secret(name, info.encoding, slot.view).version
 
     def remove_secret(self, name: str) -> None:
         """Remove *name* with all its versions; `NotFoundError`."""

@@ -13,8 +13,7 @@ import re
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from avault_protocol import CorruptError, LockedError
 
@@ -50,56 +49,14 @@ class SecretInfo:
         ).encode("ascii")
 
 
-class Opened:
-    """One version of a secret, with its value, of *size* bytes, open in the arena until its release; *source* is its line."""
+class Opened(NamedTuple):
+    """One version of a secret, opened: what is said of it, and its value, until whoever has this releases *slot*."""
 
-    __slots__ = ("_slot", "info", "size", "source")
-
-    def __init__(self, info: SecretInfo, slot: Slot, source: bytes) -> None:
-        self.info = info
-        self.source = source
-        self.size = slot.size
-        self._slot = slot
-
-    @property
-    def name(self) -> str:
-        """The secret's name."""
-        return self.info.name
-
-    @property
-    def version(self) -> int:
-        """Number of this version, from 1."""
-        return self.info.version
-
-    @property
-    def encoding(self) -> str:
-        """What the client declared: "text" or "base64"."""
-        return self.info.encoding
-
-    @property
-    def view(self) -> memoryview:
-        """The value's bytes, in the arena. All zero if the vault was locked meanwhile."""
-        return self._slot.view
-
-    @property
-    def address(self) -> int:
-        """Where they lie."""
-        return self._slot.address
-
-    def release(self) -> None:
-        """Wipe the value. Doing so twice is fine."""
-        self._slot.release()
-
-    def __repr__(self) -> str:
-        return f"<Opened {self.name} {self.version}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+    info: SecretInfo
+    slot: Slot
+    """The value's bytes. All zero if the vault was locked meanwhile."""
+    source: bytes
+    """The line that it was opened from: no other version of any secret has the same."""
 
 
 class Seal:
@@ -197,8 +154,8 @@ class Seal:
         """Return what *line* says of its secret beside the value; asked again for the same, without opening it."""
         raw, info = self._infos.get(line.d, (b"", None))
         if info is None or raw != line.raw:
-            with self.open_secret(line) as opened:
-                info = opened.info
+            info, slot, _ = self.open_secret(line)
+            slot.release()
             self.remember(line, info)
         return info
 
