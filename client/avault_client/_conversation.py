@@ -51,7 +51,19 @@ class Conversation:
     After any exception but those of `ask` the stream is of no more use: `close`, and close the connection.
     """
 
-    __slots__ = ("_extent", "_hello_id", "_id", "_known", "_most", "_question", "_scanner", "_stop", "buffer")
+    __slots__ = (
+        "_expected",
+        "_extent",
+        "_hello",
+        "_hello_id",
+        "_id",
+        "_known",
+        "_most",
+        "_question",
+        "_scanner",
+        "_stop",
+        "buffer",
+    )
 
     def __init__(
         self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUE, last_id: int = 0
@@ -63,8 +75,10 @@ class Conversation:
         self._extent: Extent | None = None  # of a message whose value has not arrived whole
         self._id = last_id  # of the last request; 0 is never one of ours
         self._question: Question | None = None  # the open request
-        self._hello_id: int | None = None  # of a hello that went before it and is open too
+        self._hello: Question | None = None  # the one that went before it and is open too
+        self._hello_id = 0
         self._known: Head | None = None  # what may have arrived, unless the scanner has begun with it
+        self._expected = b""  # and all bytes before the value then
 
     def ask(self, question: Question, hello: Question | None = None) -> bytes:
         """Return the bytes of a request; if it was made for a value, those must follow them.
@@ -75,10 +89,24 @@ class Conversation:
         if self._question is not None:
             raise RuntimeError("a request is open on this connection")
         self._question = question
-        self._known = None if self._stop or hello is not None else question.answered
-        before = b"" if hello is None else self._greeting(hello)
+        known = question.answered if question.returns_value and not self._stop else None
+        before = expected = b""
+        if hello is not None:
+            self._hello, self._hello_id = hello, self._next_id()
+            before = hello.under(self._hello_id)
+            if (greeting := hello.answered) is None:
+                known = None
+            else:
+                expected = greeting.under(self._hello_id)
+        id = self._next_id()
+        if known is not None:
+            self._expected = expected + known.under(id)
+        self._known = known
+        return before + question.under(id)
+
+    def _next_id(self) -> int:
         self._id = self._id % MAX_ID + 1
-        return before + question.under(self._id)
+        return self._id
 
     def space(self) -> bytearray | memoryview:
         """Return where the next bytes belong. It is never empty."""
@@ -91,10 +119,14 @@ class Conversation:
     def heard(self, count: int) -> Answer | Notification | None:
         """Note that *count* bytes have arrived in what `space` returned; return, or raise, what `next_event` would."""
         known, self._known = self._known, None
-        if known is not None and known.is_all_of(self.buffer, count, self._id):
-            value = self.buffer[known.end : count]
+        if (
+            known is not None
+            and count == len(self._expected) + known.size
+            and self.buffer.startswith(self._expected)
+        ):
+            value = self.buffer[len(self._expected) : count]
             self.buffer[:count] = ZERO * count
-            self._question = None
+            self._question = self._hello = None
             return Answer(None, known.result.copy(), value)
         self._stop += count
         return self.next_event()
@@ -114,8 +146,8 @@ class Conversation:
         head = self.buffer[: extent.head_end]
         message = unpack_head(head, extent.has_value)
         if isinstance(message, Response):
-            if message.id == self._hello_id:
-                self._greeted(message, extent)
+            if self._hello is not None and message.id == self._hello_id:
+                self._greeted(self._hello, message, head, extent)
                 return self.next_event()
             return self._answer(message, head, extent)
         if isinstance(message, Notification):
@@ -127,23 +159,20 @@ class Conversation:
         """Wipe what has arrived."""
         wipe(self.buffer)
 
-    def _greeting(self, hello: Question) -> bytes:
-        self._id = self._hello_id = self._id % MAX_ID + 1
-        return hello.under(self._id)
-
-    def _greeted(self, response: Response, extent: Extent) -> None:
+    def _greeted(self, hello: Question, response: Response, head: bytearray, extent: Extent) -> None:
         if response.error is not None:
             raise response.error
         if extent.has_value:
             raise BadRequestError("the daemon sent a value where none was due")
-        self._hello_id = None
+        hello.note(self._hello_id, head, 0, response.result)
+        self._hello = None
         self._drop(extent.end)
 
     def _answer(self, response: Response, head: bytearray, extent: Extent) -> Answer:
         if response.id == 0 and response.error is not None:
             raise response.error
         question = self._question
-        if response.id != self._id or question is None or self._hello_id is not None:
+        if response.id != self._id or question is None or self._hello is not None:
             raise BadRequestError("the daemon answered a request that is not open")
         due = question.returns_value and response.error is None
         if extent.has_value is not due:

@@ -8,7 +8,7 @@ from avault_protocol import METHODS, BadRequestError, limits
 
 from ._paths import agent_socket
 from ._patience import NONE, Patience
-from ._question import Question
+from ._question import Question, the_same
 from ._secret import BASE64, TEXT, Secret, wipe
 
 TYPE_CHECKING = False
@@ -59,17 +59,17 @@ class Profile:
         self.timeout = _checked_timeout(timeout)
         self._socket = socket
         self._questions: dict[str, Question] = {}
-        METHODS["hello"].check(self._introduction())
+        self.hello()
 
     def path(self) -> str:
         """Return where the agents' socket is at this moment."""
         return agent_socket(self._socket)
 
     def hello(self) -> Question:
-        """Return what opens a connection."""
-        return Question("hello", self._introduction())
+        """Return what opens a connection; raise `BadRequestError` for names that are none."""
+        return the_same((self.plugin, self.agent, self.declared), self._first_hello)
 
-    def _introduction(self) -> dict[str, object]:
+    def _first_hello(self) -> Question:
         said: dict[str, object] = {
             "protocol": limits.PROTOCOL_VERSION,
             "plugin": self.plugin,
@@ -77,15 +77,17 @@ class Profile:
         }
         if self.agent is not None:
             said["agent"] = self.agent
-        return said
+        METHODS["hello"].check(said)
+        return Question("hello", said)
 
     def question(self, name: str) -> Question:
         """Return what asks for secret *name*: the same one each time, for a name that is declared."""
         return self._questions.get(name) or self._first_question(name)
 
     def _first_question(self, name: str) -> Question:
-        question = Question("get_secret", {"name": name})
-        return self._questions.setdefault(name, question) if name in self.declared else question
+        if name not in self.declared:
+            return _get_secret(name)
+        return self._questions.setdefault(name, the_same((name,), lambda: _get_secret(name)))
 
     def declare(self, name: str) -> None:
         """Add *name* to what later hellos declare, as `request` did for the connection it was made on."""
@@ -99,6 +101,10 @@ class Profile:
 
     def __repr__(self) -> str:
         return f"plugin={self.plugin!r}, secrets={list(self.declared)}"
+
+
+def _get_secret(name: str) -> Question:
+    return Question("get_secret", {"name": name})
 
 
 def checked(answer: Answer) -> Answer:

@@ -6,7 +6,7 @@ from avault_protocol import METHODS, pack_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # One request is open at a time, so a few ids do: those that MessagePack says in a single byte. 0 is never one of ours.
 MAX_ID = 127
@@ -16,26 +16,27 @@ _RESPONSES = tuple(b"\x94\x01" + bytes((id,)) for id in range(MAX_ID + 1))
 _BEHIND_ID = 3
 # Bytes. The longest name of a secret, and what is said of its version, take less than half.
 LONGEST_HEAD = 512
+MOST = 64
+"""Questions that a process remembers for vaults to come."""
 
 
 class Head:
-    """The head of an answer with a value, which was read and passed every check, and the *result* that it says.
+    """The head of an answer, which was read and passed every check; the *result* that it says, and how long a value follows.
 
     The daemon answers the same question with the same head, but for the id, until the secret has a new version. Bytes
     that are the same say the same: neither the scanner nor MessagePack need see them again.
     """
 
-    __slots__ = ("_behind_id", "_whole", "end", "result")
+    __slots__ = ("_behind_id", "result", "size")
 
     def __init__(self, head: bytearray, size: int, result: Mapping[str, object]) -> None:
-        self.end = len(head)
+        self.size = size
         self.result = dict(result)
         self._behind_id = bytes(head[_BEHIND_ID:])
-        self._whole = self.end + size
 
-    def is_all_of(self, buffer: bytearray, stop: int, id: int) -> bool:
-        """Report whether ``buffer[:stop]`` is this head under *id*, then as long a value as then, and nothing else."""
-        return stop == self._whole and buffer.startswith(_RESPONSES[id] + self._behind_id)
+    def under(self, id: int) -> bytes:
+        """Return the head, as it would come under *id*."""
+        return _RESPONSES[id] + self._behind_id
 
 
 class Question:
@@ -48,9 +49,7 @@ class Question:
 
     def __init__(self, method: str, params: Mapping[str, object], value_size: int | None = None) -> None:
         self.returns_value = METHODS[method].returns_value
-        self.answered: Head | None = (
-            None  # the head of the last answer with a value, if it is worth remembering
-        )
+        self.answered: Head | None = None  # that of the last answer, if it is worth remembering
         self._behind_id = pack_request(1, method, params, value_size)[_BEHIND_ID:]
 
     def under(self, id: int) -> bytes:
@@ -61,3 +60,20 @@ class Question:
         """Remember what was answered under *id*, unless that is long, or written otherwise than we do."""
         plain = len(head) <= LONGEST_HEAD and head.startswith(_RESPONSES[id])
         self.answered = Head(head, size, result) if plain else None
+
+
+_made: dict[tuple[object, ...], Question] = {}
+
+
+def the_same(key: tuple[object, ...], make: Callable[[], Question]) -> Question:
+    """Return the question of *key*: what *make* has made of the same key before in this process, or makes now."""
+    try:
+        question = _made.get(key)
+    except TypeError:  # it holds what is no name, which is for *make* to say
+        return make()
+    if question is None:
+        question = make()
+        if len(_made) >= MOST:
+            _made.clear()
+        question = _made.setdefault(key, question)
+    return question

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from avault_client._conversation import Answer, Conversation
-from avault_client._question import LONGEST_HEAD, MAX_ID, Question
+from avault_client._question import LONGEST_HEAD, MAX_ID, MOST, Question, the_same
 from avault_protocol import (
     AvaultError,
     BadRequestError,
@@ -254,13 +254,13 @@ def test_a_head_over_the_limit_is_not_remembered(size: int) -> None:
         assert (asked.answered is not None) == (size == LONGEST_HEAD)
 
 
-def outcomes(script: list[list[bytes]], asked: list[Question]) -> list[object]:
+def outcomes(script: list[list[bytes]], asked: list[Question], hello: Question | None = None) -> list[object]:
     """Return what becomes of answers on one connection, each in the pieces it arrives in, up to the first error."""
     conversation = Conversation()
     found: list[object] = []
     try:
         for pieces, one in zip(script, asked, strict=True):
-            conversation.ask(one)
+            conversation.ask(one, hello)
             events = [event for piece in pieces for event in received(conversation, piece)]
             found += [seen(event) for event in events]
             if not any(isinstance(event, Answer) for event in events):
@@ -309,3 +309,81 @@ def test_who_remembers_and_who_does_not_come_to_the_same(
     sent = [[answer(1)], *(arrives(number, drawn) for number, drawn in enumerate(script, start=1))]
     asked = question()
     assert outcomes(sent, [asked] * len(sent)) == outcomes(sent, [question() for _ in sent])
+
+
+# --- and on a new connection, behind a hello ------------------------------------------------------------------------
+
+GREETED = {"protocol": 1, "agent": "cobot", "granted": ["A"]}
+
+
+def hello() -> Question:
+    return Question("hello", {"protocol": 1, "plugin": "p", "secrets": ["A"]})
+
+
+def test_a_greeting_that_is_the_same_is_recognised_with_the_answer_behind_it() -> None:
+    greeting, asked = hello(), question()
+    stream = pack_response(1, GREETED) + answer(2)
+    remembered: list[object] = []
+    for _ in range(3):
+        conversation = Conversation()
+        conversation.ask(asked, greeting)
+        assert taken(conversation, stream) == (VALUE, SAID)
+        assert not any(conversation.buffer)
+        remembered.append((greeting.answered, asked.answered))
+        conversation.ask(asked)
+        assert taken(conversation, answer(3)) == (VALUE, SAID)
+    assert remembered[1:] == remembered[:1] * 2  # were they read anew, they would be remembered anew
+
+
+def test_a_hello_alone_has_no_value_the_second_time_either() -> None:
+    greeting = hello()
+    Conversation().ask(question(), greeting)
+    for asked, before in ((question(), greeting), (greeting, None)):
+        conversation = Conversation()
+        conversation.ask(asked, before)
+        if before is not None:
+            assert taken(conversation, pack_response(1, GREETED) + answer(2)) == (VALUE, SAID)
+            assert greeting.answered is not None
+        else:
+            assert taken(conversation, pack_response(1, GREETED)) == (None, GREETED)
+
+
+GREETINGS = st.sampled_from(
+    [pack_response(1, GREETED)] * 4
+    + [pack_response(1, {**GREETED, "granted": []}), pack_error(1, LockedError()), b"", TOLD]
+)
+
+
+@given(st.lists(st.tuples(GREETINGS, ANSWERS), max_size=4))
+def test_who_remembers_a_greeting_and_who_does_not_come_to_the_same(
+    script: list[tuple[bytes, tuple[int, bytes, int, tuple[int, int] | None, bytes, bytes, list[int]]]],
+) -> None:
+    greeting, asked = hello(), question()
+    connections = [[pack_response(1, GREETED) + answer(2)]]
+    for greeted, drawn in script:
+        first, *others = arrives(1, drawn)
+        connections.append([greeted + first, *others])
+    for pieces in connections:
+        assert outcomes([pieces], [asked], greeting) == outcomes([pieces], [question()], hello())
+
+
+# --- what a process remembers ---------------------------------------------------------------------------------------
+
+
+def test_what_was_asked_by_one_is_the_same_to_the_next() -> None:
+    first = the_same(("a", None), question)
+    assert the_same(("a", None), question) is first
+    assert the_same(("a", "b"), question) is not first
+
+
+def test_a_process_remembers_so_many() -> None:
+    keys = [("one of many", number) for number in range(MOST)]
+    made = [the_same(key, question) for key in keys]
+    for key in (("one", "more"), ("and", "another")):
+        the_same(key, question)
+    again = [the_same(key, question) for key in keys]
+    assert sum(one is other for one, other in zip(made, again, strict=True)) < MOST
+
+
+def test_what_cannot_be_remembered_is_made_each_time() -> None:
+    assert the_same(([],), question) is not the_same(([],), question)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -100,9 +100,10 @@ def test_the_socket_is_found_by_the_environment(peer: Peer, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("plugin", "secrets"), [("Telegram", ["A"]), ("", ["A"]), ("p", ["1A"]), ("p", ["A", "A"]), ("p", ["A "])]
+    ("plugin", "secrets"),
+    [("Telegram", ["A"]), ("", ["A"]), ("p", ["1A"]), ("p", ["A", "A"]), ("p", ["A "]), ("p", [["A"]])],
 )
-def test_names_outside_the_grammar_are_refused_at_once(plugin: str, secrets: list[str]) -> None:
+def test_names_outside_the_grammar_are_refused_at_once(plugin: str, secrets: Any) -> None:
     with pytest.raises(BadRequestError):
         Vault(plugin=plugin, secrets=secrets)
 
