@@ -209,9 +209,7 @@ async def test_what_changes_while_the_disk_is_waited_for_is_answered(
         if change in ("rm", "anew"):
             await house.core.vault.rm("TOKEN")
         if change == "anew":
-            value = bytearray(VALUE)
-            item = {"name": "TOKEN", "size": len(value), "encoding": "text"}
-            await house.core.vault.put([item], memoryview(value), replace=True)
+            await house.core.vault.put([("TOKEN", "text", memoryview(bytearray(VALUE)))], replace=True)
         if change == "lock":
             house.core.vault.lock()
         if change == "agent_rm":

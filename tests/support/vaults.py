@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,17 +87,16 @@ class Place:
         self, vault: Vault, replace: bool = True, /, **values: str | bytes
     ) -> list[tuple[str, int]]:
         """Store text, or bytes declared as base64."""
-        raw = {name: value.encode() if isinstance(value, str) else value for name, value in values.items()}
-        items = [
-            {
-                "name": name,
-                "size": len(raw[name]),
-                "encoding": "text" if isinstance(values[name], str) else "base64",
-            }
-            for name in raw
-        ]
-        with self.secret(b"".join(raw.values())) as slot:
-            return await vault.put(items, slot.view, replace=replace)
+        with ExitStack() as slots:
+            secrets = [
+                (
+                    name,
+                    "text" if isinstance(value, str) else "base64",
+                    slots.enter_context(self.secret(value)).view,
+                )
+                for name, value in values.items()
+            ]
+            return await vault.put(secrets, replace=replace)
 
 
 def put_in(arena: Arena, text: str | bytes) -> Slot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from avault_protocol import BadRequestError, TooLargeError, limits
 
 from ..serving.conversation import Answer
@@ -18,7 +20,11 @@ async def put(turn: Turn) -> Answer:
         )
     if turn.value is None or size != len(turn.value):
         raise BadRequestError("put: the sizes of the items do not add up to the value's")
-    stored = await turn.core.vault.put(items, turn.value, replace=turn.params.get("replace", False))
+    secrets = [
+        (item["name"], item["encoding"], turn.value[end - item["size"] : end])
+        for item, end in zip(items, accumulate(item["size"] for item in items), strict=True)
+    ]
+    stored = await turn.core.vault.put(secrets, replace=turn.params.get("replace", False))
     return Answer({"stored": [{"name": name, "version": version} for name, version in stored]})
 
 

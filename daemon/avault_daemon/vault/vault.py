@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import trio
@@ -10,14 +10,10 @@ import trio
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKING,
-    BadRequestError,
     BusyError,
     LockedError,
     ProofRequiredError,
-    TooLargeError,
-    check_secret_name,
 )
-from avault_protocol.limits import MAX_ITEMS, MAX_VALUE, MAX_VALUES
 
 from ..callers.policy import Agent
 from ..memory.arena import Slot
@@ -89,20 +85,19 @@ class Vault(Door):
         return [seal.info(line) for line in reversed(self._catalog.versions(seal, name))]
 
     async def put(
-        self, items: Sequence[Mapping[str, object]], values: memoryview, *, replace: bool
+        self, secrets: Sequence[tuple[str, str, memoryview]], *, replace: bool
     ) -> list[tuple[str, int]]:
-        """Store all items, ``{name, size, encoding}`` and their values one behind the other, in one transaction.
+        """Store all *secrets*, each its name, encoding and value, in one transaction; return their names and versions.
 
-        Returns names and versions. `BadRequestError`: an item is odd or doubled, the sizes do not add up, a value is
-        not UTF-8, or names exist and *replace* is false; `TooLargeError`.
+        They keep to the protocol's limits, and no two have one name. `BadRequestError`: a value is not UTF-8, or names
+        exist and *replace* is false.
         """
-        entries = _entries(items, values)
 
         def change(draft: Draft) -> list[tuple[str, int]]:
             if not replace:
-                draft.refuse_existing([name for name, _, _ in entries])
+                draft.refuse_existing([name for name, _, _ in secrets])
             return [
-                (name, draft.put_secret(name, encoding, value).version) for name, encoding, value in entries
+                (name, draft.put_secret(name, encoding, value).version) for name, encoding, value in secrets
             ]
 
         stored = await self._transact(change)
@@ -386,26 +381,3 @@ async def _to_its_end(work: Callable[[], T]) -> T:
     with trio.CancelScope(shield=True):
         done.append(await trio.to_thread.run_sync(work))
     return done[0]
-
-
-def _entries(items: Sequence[Mapping[str, object]], values: memoryview) -> list[tuple[str, str, memoryview]]:
-    """Return name, encoding and value of each item."""
-    if not 0 < len(items) <= MAX_ITEMS:
-        raise BadRequestError(f"put takes 1 to {MAX_ITEMS} items, not {len(items)}")
-    if len(values) > MAX_VALUES:
-        raise TooLargeError(f"{len(values)} bytes of values are more than {MAX_VALUES}")
-    entries: list[tuple[str, str, memoryview]] = []
-    end = 0
-    for item in items:
-        name, size, encoding = check_secret_name(item.get("name")), item.get("size"), item.get("encoding")
-        if type(size) is not int or encoding not in ("text", "base64"):
-            raise BadRequestError(f"the size or the encoding of {name} is odd")
-        if not 0 < size <= MAX_VALUE:
-            raise TooLargeError(f"the value of {name} has {size} bytes, not 1 to {MAX_VALUE}")
-        entries.append((name, str(encoding), values[end : end + size]))
-        end += size
-    if end != len(values):
-        raise BadRequestError("the sizes of the items do not add up to the values'")
-    if len({name for name, _, _ in entries}) != len(entries):
-        raise BadRequestError("a secret is named twice")
-    return entries
