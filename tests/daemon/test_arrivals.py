@@ -72,7 +72,7 @@ async def hall() -> AsyncGenerator[Hall]:
 async def test_the_uids_are_let_in_in_turn_whatever_came_first(hall: Hall) -> None:
     hall.come(*[1] * 20, 2, 3)
     hall.looks()
-    while hall.arrivals:
+    while hall.arrivals.line.waiting:
         hall.arrivals.let_in()
     assert hall.admitted == [1, 2, 3, *[1] * 19]
 
@@ -93,13 +93,13 @@ async def test_who_has_left_is_not_even_greeted(hall: Hall) -> None:
     hall.uids = [1, 2]
     hall.looks()
     assert not hall.uids
-    assert hall.arrivals
+    assert hall.arrivals.line.waiting
 
 
 async def test_who_is_refused_is_not_lined_up(hall: Hall) -> None:
     hall.connect()
     hall.looks()
-    assert not hall.arrivals
+    assert not hall.arrivals.line.waiting
     hall.arrivals.let_in()
     assert not hall.admitted
 

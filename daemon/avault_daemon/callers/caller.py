@@ -26,6 +26,7 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from avault_protocol import UnknownAgentError
@@ -179,9 +180,14 @@ def _pidfd_of_peer(connection: socket.socket, pid: int) -> tuple[int, bool]:
 
 def _unit(pid: int) -> str | None:
     try:
-        return system_unit(read_proc(f"/proc/{pid}/cgroup", _MAX_CGROUP).decode("utf-8", "surrogateescape"))
+        return _unit_in(read_proc(f"/proc/{pid}/cgroup", _MAX_CGROUP))
     except OSError:
         return None
+
+
+@lru_cache(16)
+def _unit_in(cgroup: bytes) -> str | None:
+    return system_unit(cgroup.decode("utf-8", "surrogateescape"))
 
 
 def _exe(pid: int) -> str | None:

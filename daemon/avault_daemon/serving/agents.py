@@ -89,8 +89,6 @@ class Agents:
         connection = AgentConnection(self, self._core, sock, caller, process)
         self._by_number[connection.number] = connection
         self._turns.add(caller.uid, connection)
-        self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
-        self._came.set()
         return connection
 
     def forget(self, connection: AgentConnection) -> None:
@@ -136,7 +134,7 @@ class Agents:
 
     @property
     def _somebody_waits(self) -> bool:
-        return bool(self._turns) or bool(self._arrivals)
+        return bool(self._turns.waiting or self._arrivals.line.waiting)
 
     async def _serve_for_a_moment(self) -> None:
         """Serve round after round, and wait for what comes next, without going by trio: that takes longer than a round."""
@@ -189,6 +187,10 @@ class Agents:
             connection.watched = True
         except OSError as error:
             connection.end(error)
+            return
+        if not connection.greeted:
+            self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
+            self._came.set()
 
     def _put_on_record(self, served: Sequence[AgentConnection]) -> None:
         """What could not be put on record is not served."""

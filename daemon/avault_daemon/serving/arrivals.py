@@ -56,11 +56,8 @@ class Arrivals:
         self._admit = admit
         self._epoll = select.epoll()
         self._listeners: dict[int, tuple[socket.socket, str | None]] = {}
-        self._line = Turns[Newcomer]()
-
-    def __bool__(self) -> bool:
-        """Whether somebody waits in line."""
-        return bool(self._line)
+        self.line = Turns[Newcomer]()
+        """Who waits to be let in."""
 
     def fileno(self) -> int:
         """Return a descriptor that is readable while `look` would find somebody."""
@@ -85,8 +82,8 @@ class Arrivals:
         for listener, _ in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        while self._line:
-            for newcomer in self._line.deal(AT_ONCE):
+        while self.line.waiting:
+            for newcomer in self.line.deal(AT_ONCE):
                 newcomer.sock.close()
         self._epoll.close()
 
@@ -114,7 +111,7 @@ class Arrivals:
         if has_left(sock):
             sock.close()
         elif (newcomer := self._greet(sock, agent)) is not None:
-            self._line.add(newcomer.peer.uid, newcomer)
+            self.line.add(newcomer.peer.uid, newcomer)
 
     async def _pause(self, number: int) -> None:
         await trio.sleep(PAUSE)
@@ -123,7 +120,7 @@ class Arrivals:
 
     def let_in(self) -> None:
         """Let in the one whose turn it is."""
-        for newcomer in self._line.deal(1):
+        for newcomer in self.line.deal(1):
             self._admit(newcomer)
 
 

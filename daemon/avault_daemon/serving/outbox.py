@@ -82,7 +82,7 @@ class Outbox:
         self._sock = sock
         self._reopen = reopen
         self._items: deque[_Item] = deque()
-        self._draining = trio.Lock()
+        self._draining: trio.Lock | None = None  # made when it is first needed, which is seldom
 
     @property
     def empty(self) -> bool:
@@ -152,6 +152,7 @@ class Outbox:
         connection, and does.
         """
         with trio.move_on_after(limits.SEND_TIMEOUT):
+            self._draining = self._draining or trio.Lock()
             async with self._draining:
                 while not self.pump():
                     await trio.lowlevel.wait_writable(self._sock)

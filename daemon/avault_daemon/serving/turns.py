@@ -17,16 +17,14 @@ class Turns(Generic[T]):
 
     def __init__(self) -> None:
         self._parties: dict[int, deque[T]] = {}  # in the order of their next turns
-        self._waiting: set[T] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        self.waiting: set[T] = set()
+        """Those who wait."""
 
     def add(self, party: int, one: T) -> None:
         """Let *one*, of *party*, wait behind all of that party. Who waits already keeps its place."""
-        if one in self._waiting:
+        if one in self.waiting:
             return
-        self._waiting.add(one)
+        self.waiting.add(one)
         queue = self._parties.get(party)
         if queue is None:
             self._parties[party] = deque((one,))
@@ -42,5 +40,5 @@ class Turns(Generic[T]):
             dealt.append(queue.popleft())
             if queue:
                 self._parties[party] = queue
-        self._waiting.difference_update(dealt)
+        self.waiting.difference_update(dealt)
         return dealt
