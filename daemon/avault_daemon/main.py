@@ -175,26 +175,13 @@ def assemble(
     """
     arena = Arena(settings.arena_mib << 20, settings.memory)
     anchor = Anchor(places.state_dir / "anchor.json")
-    vault = Vault(places.home, places.state_dir, arena, anchor, clock=time.time, min_log_n=min_log_n)
-    try:
-        vault.open()
-    except BusyError:
-        raise
-    except AvaultError as error:
-        log.error("%s; nothing is served; %s", error.message, error.hint)
+    vault = _opened(Vault(places.home, places.state_dir, arena, anchor, clock=time.time, min_log_n=min_log_n))
     record = Record(places.state_dir, anchor, clock=time.time, sync=settings.audit_sync)
     requests = Requests(clock=time.time)
     keyring = keyring or Keyring()
     pairing_file = FileStore(places.state_dir / "pairing.json")
     pairings = Pairings(arena, KeyringStore(pairing_file, keyring, f"{places.home}: pairings"))
-    signers = Signers(
-        arena,
-        safe_host(socket.gethostname()),
-        enabled=settings.network,
-        plain_hosts=settings.plain_relays,
-        network=replace(network, dial=through(settings.socks)) if settings.socks else network,
-    )
-    phones = Phones(arena, vault, pairings, signers)
+    phones = Phones(arena, vault, pairings, _signers(settings, arena, network))
     gate = Gate(vault, record, requests, places.service)
     core = Core(
         settings=settings,
@@ -217,6 +204,26 @@ def assemble(
     followers = (core.follow_vault, core.bell.follow_vault, phones.follow_vault, core.locker.follow_vault)
     vault.listeners += followers
     return core
+
+
+def _opened(vault: Vault) -> Vault:
+    try:
+        vault.open()
+    except BusyError:
+        raise
+    except AvaultError as error:
+        log.error("%s; nothing is served; %s", error.message, error.hint)
+    return vault
+
+
+def _signers(settings: Settings, arena: Arena, network: Network) -> Signers:
+    return Signers(
+        arena,
+        safe_host(socket.gethostname()),
+        enabled=settings.network,
+        plain_hosts=settings.plain_relays,
+        network=replace(network, dial=through(settings.socks)) if settings.socks else network,
+    )
 
 
 async def serve(

@@ -5,16 +5,16 @@ This table is what the daemon dispatches by, what checks parameters, and what SP
 
 from __future__ import annotations
 
+from . import _checks as checks
 from ._errors import BadRequestError
-from ._names import check_agent_name, check_secret_name
 from ._shapes import is_list, is_map
-from .limits import MAX_DECLARED, MAX_ITEMS, MAX_REASON, MAX_VALUE, MAX_WAIT
+from .limits import MAX_DECLARED, MAX_ITEMS, MAX_VALUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    Check = Callable[[object, str], object]
+    from ._checks import Check
 
 AGENT = "agent"
 OPERATOR = "operator"
@@ -98,86 +98,10 @@ class Method:
         return checked
 
 
-def _string(value: object, where: str) -> object:
-    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
-        raise BadRequestError(f"{where}: not a printable string of 1 to 256 characters")
-    return value
-
-
-def _reason(value: object, where: str) -> object:
-    if not isinstance(value, str) or len(value) > MAX_REASON or not value.isprintable():
-        raise BadRequestError(f"{where}: not a printable string of at most {MAX_REASON} characters")
-    return value
-
-
-def _flag(value: object, where: str) -> object:
-    if not isinstance(value, bool):
-        raise BadRequestError(f"{where}: not true or false")
-    return value
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: object, where: str) -> object:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise BadRequestError(f"{where}: not a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _seconds(value: object, where: str) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT:
-        raise BadRequestError(f"{where}: not a number of seconds from 0 to {MAX_WAIT:.0f}")
-    return value
-
-
-def _secret(value: object, where: str) -> object:
-    return check_secret_name(value)
-
-
-def _agent(value: object, where: str) -> object:
-    return check_agent_name(value)
-
-
-def _list(item: Check, most: int) -> Check:
-    def check(value: object, where: str) -> object:
-        if not is_list(value) or len(value) > most:
-            raise BadRequestError(f"{where}: not a list of at most {most}")
-        checked = [item(element, where) for element in value]
-        if len({str(element) for element in checked}) != len(checked):
-            raise BadRequestError(f"{where}: something is named twice")
-        return checked
-
-    return check
-
-
-def _uid(value: object, where: str) -> object:
-    return _integer(0, 2**32 - 2)(value, where)
-
-
-def _unit(value: object, where: str) -> object:
-    if (
-        not isinstance(value, str)
-        or not 0 < len(value) <= 255
-        or not value.isascii()
-        or not value.isprintable()
-    ):
-        raise BadRequestError(f"{where}: not the name of a unit")
-    if "/" in value or "." not in value:
-        raise BadRequestError(f"{where}: not the full name of a unit, such as cobot.service")
-    return value
-
-
-def _encoding(value: object, where: str) -> object:
-    if value not in ("text", "base64"):
-        raise BadRequestError(f"{where}: not text or base64")
-    return value
-
-
 _ITEM = {
-    "name": Field(_secret, "name of the secret"),
-    "size": Field(_integer(1, MAX_VALUE), "bytes of its value"),
-    "encoding": Field(_encoding, "text, or base64 (of a value that is not UTF-8)"),
+    "name": Field(checks.secret, "name of the secret"),
+    "size": Field(checks.integer(1, MAX_VALUE), "bytes of its value"),
+    "encoding": Field(checks.encoding, "text, or base64 (of a value that is not UTF-8)"),
 }
 
 
@@ -196,29 +120,19 @@ def _items(value: object, where: str) -> object:
     return checked
 
 
-def _uri(value: object, where: str) -> object:
-    if (
-        not isinstance(value, str)
-        or not 0 < len(value) <= 4096
-        or not (value.isascii() and value.isprintable())
-    ):
-        raise BadRequestError(f"{where}: not an address of at most 4096 printable ASCII characters")
-    return value
-
-
-_PATIENCE = Field(_integer(1, 3600), "seconds that the operator gets; 180 if left out", required=False)
+_PATIENCE = Field(checks.integer(1, 3600), "seconds that the operator gets; 180 if left out", required=False)
 _SELECTORS = {
-    "uids": Field(_list(_uid, 64), "numeric user ids, any of which fits", required=False),
-    "units": Field(_list(_unit, 64), "system units, any of which fits", required=False),
-    "socket": Field(_flag, "whether the agent has a socket of its own", required=False),
+    "uids": Field(checks.listed(checks.uid, 64), "numeric user ids, any of which fits", required=False),
+    "units": Field(checks.listed(checks.unit, 64), "system units, any of which fits", required=False),
+    "socket": Field(checks.flag, "whether the agent has a socket of its own", required=False),
 }
-_LOG_N = Field(_integer(1, 22), "scrypt cost, 16 to 22; 18 if left out", required=False)
-_NAME = Field(_secret, "name of the secret")
-_AGENT_NAME = Field(_agent, "name of the agent")
-_PLUGIN_NAME = Field(_agent, "name of the plugin")
-_SLOT = Field(_agent, "id of the slot")
-_NAMES = Field(_list(_secret, MAX_DECLARED), "names of secrets")
-_IDS = Field(_list(_integer(1, 2**63 - 1), 1024), "ids of requests")
+_LOG_N = Field(checks.integer(1, 22), "scrypt cost, 16 to 22; 18 if left out", required=False)
+_NAME = Field(checks.secret, "name of the secret")
+_AGENT_NAME = Field(checks.agent, "name of the agent")
+_PLUGIN_NAME = Field(checks.agent, "name of the plugin")
+_SLOT = Field(checks.agent, "id of the slot")
+_NAMES = Field(checks.listed(checks.secret, MAX_DECLARED), "names of secrets")
+_IDS = Field(checks.listed(checks.integer(1, 2**63 - 1), 1024), "ids of requests")
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -229,24 +143,26 @@ METHODS: dict[str, Method] = {
             AGENT,
             WITH_A_VAULT,
             {
-                "protocol": Field(_integer(1, 2**31), "version of the protocol: 1"),
+                "protocol": Field(checks.integer(1, 2**31), "version of the protocol: 1"),
                 "plugin": _PLUGIN_NAME,
-                "secrets": Field(_list(_secret, MAX_DECLARED), "names that the plugin declares"),
-                "agent": Field(_agent, "which agent, where several fit", required=False),
+                "secrets": Field(
+                    checks.listed(checks.secret, MAX_DECLARED), "names that the plugin declares"
+                ),
+                "agent": Field(checks.agent, "which agent, where several fit", required=False),
             },
         ),
         Method(
             "get_secret",
             AGENT,
             ON_UNLOCK,
-            {"name": _NAME, "wait": Field(_seconds, "wait so long for an unlock", required=False)},
+            {"name": _NAME, "wait": Field(checks.seconds, "wait so long for an unlock", required=False)},
             returns_value=True,
         ),
         Method(
             "request",
             AGENT,
             WITH_A_VAULT,
-            {"name": _NAME, "reason": Field(_reason, "why, for the operator", required=False)},
+            {"name": _NAME, "reason": Field(checks.reason, "why, for the operator", required=False)},
         ),
         Method("grants", AGENT, UNLOCKED_ONLY),
         # --- operator.sock, free ----------------------------------------------------------------------------
@@ -257,11 +173,13 @@ METHODS: dict[str, Method] = {
             OPERATOR,
             UNLOCKED_ONLY,
             {
-                "after": Field(_secret, "only names that sort behind this one", required=False),
-                "limit": Field(_integer(1, 1000), "at most so many; 1000 if left out", required=False),
+                "after": Field(checks.secret, "only names that sort behind this one", required=False),
+                "limit": Field(checks.integer(1, 1000), "at most so many; 1000 if left out", required=False),
             },
         ),
-        Method("agents", OPERATOR, WITH_A_VAULT, {"agent": Field(_agent, "only this one", required=False)}),
+        Method(
+            "agents", OPERATOR, WITH_A_VAULT, {"agent": Field(checks.agent, "only this one", required=False)}
+        ),
         Method("requests", OPERATOR, ALWAYS),
         Method("history", OPERATOR, UNLOCKED_ONLY, {"name": _NAME}),
         Method("slots", OPERATOR, WITH_A_VAULT),
@@ -270,11 +188,13 @@ METHODS: dict[str, Method] = {
             OPERATOR,
             ALWAYS,
             {
-                "since": Field(_integer(0, 2**62), "Unix seconds", required=False),
-                "after": Field(_integer(0, 2**62), "only lines with a higher number", required=False),
-                "agent": Field(_agent, "only of this agent", required=False),
-                "secret": Field(_secret, "only of this secret", required=False),
-                "limit": Field(_integer(1, 1000), "at most so many lines; 1000 if left out", required=False),
+                "since": Field(checks.integer(0, 2**62), "Unix seconds", required=False),
+                "after": Field(checks.integer(0, 2**62), "only lines with a higher number", required=False),
+                "agent": Field(checks.agent, "only of this agent", required=False),
+                "secret": Field(checks.secret, "only of this secret", required=False),
+                "limit": Field(
+                    checks.integer(1, 1000), "at most so many lines; 1000 if left out", required=False
+                ),
             },
         ),
         Method("audit_verify", OPERATOR, ALWAYS),
@@ -284,14 +204,14 @@ METHODS: dict[str, Method] = {
             "unlock",
             OPERATOR,
             WITH_A_VAULT,
-            {"slot": Field(_agent, "only this slot", required=False)},
+            {"slot": Field(checks.agent, "only this slot", required=False)},
             takes_value=True,
         ),
         Method(
             "prove",
             OPERATOR,
             WITH_A_VAULT,
-            {"slot": Field(_agent, "only this slot", required=False)},
+            {"slot": Field(checks.agent, "only this slot", required=False)},
             takes_value=True,
         ),
         # --- operator.sock, the operator's phone ------------------------------------------------------------
@@ -300,7 +220,7 @@ METHODS: dict[str, Method] = {
             "phone_prove",
             OPERATOR,
             UNLOCKED_ONLY,
-            {"action": Field(_string, "the method that is to be allowed once"), "timeout": _PATIENCE},
+            {"action": Field(checks.string, "the method that is to be allowed once"), "timeout": _PATIENCE},
         ),
         Method(
             "phone_pair",
@@ -308,10 +228,10 @@ METHODS: dict[str, Method] = {
             UNLOCKED_ONLY,
             {
                 "bunker": Field(
-                    _uri, "a bunker:// URI; without it a nostrconnect:// URI is shown", required=False
+                    checks.uri, "a bunker:// URI; without it a nostrconnect:// URI is shown", required=False
                 ),
                 "relays": Field(
-                    _list(_uri, 8),
+                    checks.listed(checks.uri, 8),
                     "relays for nostrconnect://; those of the settings if left out",
                     required=False,
                 ),
@@ -332,7 +252,7 @@ METHODS: dict[str, Method] = {
             UNLOCKED_ONLY,
             {
                 "items": Field(_items, "what the value holds, in its order"),
-                "replace": Field(_flag, "false: existing names are an error", required=False),
+                "replace": Field(checks.flag, "false: existing names are an error", required=False),
             },
             proof=True,
             takes_value=True,
@@ -341,7 +261,7 @@ METHODS: dict[str, Method] = {
             "reveal",
             OPERATOR,
             UNLOCKED_ONLY,
-            {"name": _NAME, "version": Field(_integer(1, 2**31), "an earlier one", required=False)},
+            {"name": _NAME, "version": Field(checks.integer(1, 2**31), "an earlier one", required=False)},
             proof=True,
             returns_value=True,
         ),
@@ -350,7 +270,7 @@ METHODS: dict[str, Method] = {
             "restore",
             OPERATOR,
             UNLOCKED_ONLY,
-            {"name": _NAME, "version": Field(_integer(1, 2**31), "which becomes the newest")},
+            {"name": _NAME, "version": Field(checks.integer(1, 2**31), "which becomes the newest")},
             proof=True,
         ),
         Method(
@@ -360,7 +280,9 @@ METHODS: dict[str, Method] = {
             {
                 "agent": _AGENT_NAME,
                 **_SELECTORS,
-                "instances": Field(_integer(1, 1024), "live processes a plugin may have", required=False),
+                "instances": Field(
+                    checks.integer(1, 1024), "live processes a plugin may have", required=False
+                ),
             },
             proof=True,
         ),
@@ -378,8 +300,10 @@ METHODS: dict[str, Method] = {
             UNLOCKED_ONLY,
             {
                 "agent": _AGENT_NAME,
-                "plugin": Field(_agent, "only of this plugin", required=False),
-                "secrets": Field(_list(_secret, MAX_DECLARED), "only these; all if left out", required=False),
+                "plugin": Field(checks.agent, "only of this plugin", required=False),
+                "secrets": Field(
+                    checks.listed(checks.secret, MAX_DECLARED), "only these; all if left out", required=False
+                ),
             },
             proof=True,
         ),
@@ -388,9 +312,11 @@ METHODS: dict[str, Method] = {
             OPERATOR,
             UNLOCKED_ONLY,
             {
-                "ids": Field(_list(_integer(1, 2**63 - 1), 1024), "ids of requests", required=False),
-                "all": Field(_agent, "all of this agent", required=False),
-                "agent": Field(_agent, "name for an unknown caller's agent", required=False),
+                "ids": Field(
+                    checks.listed(checks.integer(1, 2**63 - 1), 1024), "ids of requests", required=False
+                ),
+                "all": Field(checks.agent, "all of this agent", required=False),
+                "agent": Field(checks.agent, "name for an unknown caller's agent", required=False),
             },
             proof=True,
         ),
@@ -399,7 +325,7 @@ METHODS: dict[str, Method] = {
             "slot_add",
             OPERATOR,
             UNLOCKED_ONLY,
-            {"type": Field(_string, "passphrase"), "log_n": _LOG_N},
+            {"type": Field(checks.string, "passphrase"), "log_n": _LOG_N},
             proof=True,
             takes_value=True,
         ),
@@ -408,7 +334,7 @@ METHODS: dict[str, Method] = {
             "change_passphrase",
             OPERATOR,
             UNLOCKED_ONLY,
-            {"slot": Field(_agent, "the proven one if left out", required=False), "log_n": _LOG_N},
+            {"slot": Field(checks.agent, "the proven one if left out", required=False), "log_n": _LOG_N},
             proof=True,
             takes_value=True,
         ),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
-from avault_protocol import UNINITIALIZED, UNLOCKED, AuditFailedError
+from avault_protocol import UNLOCKED, AuditFailedError
 
 from .. import __version__
 from ..audit import verify
@@ -16,6 +17,9 @@ from ..callers.policy import Agent, Service, boundary
 from ..confine import networked
 from ..serving.conversation import Answer
 from .turn import Handler, Turn
+
+if TYPE_CHECKING:
+    from ..core import Core
 
 NO_BOUNDARY = "none (accidents only)"
 NO_NETWORK = (
@@ -33,7 +37,6 @@ def weakest_boundary(agents: Iterable[Agent], service: Service) -> str:
 async def status(turn: Turn) -> Answer:
     """Say how things are; never fails, and needs neither an unlocked vault nor the record."""
     core, vault = turn.core, turn.core.vault
-    there = vault.state != UNINITIALIZED
     return Answer(
         {
             "state": vault.state,
@@ -52,34 +55,46 @@ async def status(turn: Turn) -> Answer:
             "vault": vault.public.hex() if vault.public else None,
             "generation": vault.generation,
             "secrets": vault.count if vault.state == UNLOCKED else None,
-            "slots": len(vault.slots()) if there else 0,
+            "slots": len(vault.slots()),
             "agents": len(vault.policy.agents),
             "requests": len(core.requests.pending()),
             "record": {"number": core.record.number, "ok": core.record.problem is None},
-            "phone": {
-                "kind": core.phones.kind,
-                "where": core.phones.where,
-                "network": core.settings.network,
-                "proxy": core.settings.socks or None,
-                "slots": len(core.phones.slots()) if there else 0,
-                "relays": core.phones.relays() if there else [],
-            },
-            "keyring": {
-                "backend": core.keyring.keyring.backend,
-                "ok": core.keyring.keyring.ok,
-                "slots": len(core.keyring.slots()) if there else 0,
-            },
+            "phone": _phone(core),
+            "keyring": _keyring(core),
             "lock_on": list(core.settings.lock_on),
-            "warnings": [
-                *vault.warnings,
-                *core.bindings.warnings,
-                *([core.record.problem] if core.record.problem else []),
-                *([core.locker.problem] if core.locker.problem else []),
-                *([core.keyring.keyring.problem] if core.keyring.keyring.problem else []),
-                *([NO_NETWORK] if core.settings.network and not networked() else []),
-            ],
+            "warnings": _warnings(core),
         }
     )
+
+
+def _phone(core: Core) -> dict[str, object]:
+    return {
+        "kind": core.phones.kind,
+        "where": core.phones.where,
+        "network": core.settings.network,
+        "proxy": core.settings.socks or None,
+        "slots": len(core.phones.slots()),
+        "relays": core.phones.relays(),
+    }
+
+
+def _keyring(core: Core) -> dict[str, object]:
+    return {
+        "backend": core.keyring.keyring.backend,
+        "ok": core.keyring.keyring.ok,
+        "slots": len(core.keyring.slots()),
+    }
+
+
+def _warnings(core: Core) -> list[str]:
+    problems = core.record.problem, core.locker.problem, core.keyring.keyring.problem
+    network = core.settings.network and not networked()
+    return [
+        *core.vault.warnings,
+        *core.bindings.warnings,
+        *filter(None, problems),
+        *([NO_NETWORK] if network else []),
+    ]
 
 
 async def lock(turn: Turn) -> Answer:
