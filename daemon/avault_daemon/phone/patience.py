@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import trio
 
-from avault_protocol import RequestTimeoutError
+from avault_protocol import AvaultError, RequestTimeoutError
 
 from ..nostr.relay import OnStage, ignore
 
@@ -15,6 +16,8 @@ PATIENCE = 180.0
 """Seconds that a person gets to find the phone; less makes people fail, as users of other signers report."""
 GOODBYE = 5.0
 """Seconds that a signer gets to take note of the end of a pairing: a courtesy, nothing depends on it."""
+
+T = TypeVar("T")
 
 
 class Stages:
@@ -56,3 +59,41 @@ def in_time(patience: float, on_stage: OnStage = ignore) -> Generator[OnStage]:
             yield stages
     except trio.TooSlowError:
         raise stages.in_vain() from None
+
+
+async def first_good(
+    asking: Sequence[Callable[[], Awaitable[T]]],
+    stages: Stages,
+    patience: float,
+    discard: Callable[[T], None],
+) -> T:
+    """Ask all at once, for *patience* seconds; return what the first gave that raised no error, and *discard* others.
+
+    `RequestTimeoutError`; if all ended in an error, the first of these.
+    """
+    found, errors = list[T](), list[AvaultError]()
+
+    async def one(ask: Callable[[], Awaitable[T]], scope: trio.CancelScope) -> None:
+        try:
+            answer = await ask()
+        except AvaultError as error:
+            errors.append(error)
+            return
+        if found:
+            discard(answer)
+        else:
+            found.append(answer)
+            scope.cancel()
+
+    try:
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for ask in asking:
+                    nursery.start_soon(one, ask, nursery.cancel_scope)
+    except BaseException:  # cancelled, most likely
+        for answer in found:
+            discard(answer)
+        raise
+    if found:
+        return found[0]
+    raise errors[0] if len(errors) == len(asking) else stages.in_vain()

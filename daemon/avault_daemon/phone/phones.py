@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,7 +38,7 @@ from ..nostr.relay import OnStage, ignore
 from ..slots import phone as slots
 from ..slots.phone import KEY, Phone, PhoneSlot
 from .pairings import Pairing, Pairings, random_slot
-from .patience import GOODBYE, PATIENCE, Stages, in_time
+from .patience import GOODBYE, PATIENCE, Stages, first_good, in_time
 
 if TYPE_CHECKING:
     from ..vault import Vault
@@ -306,36 +307,12 @@ class Phones:
         patience: float,
         discard: Callable[[T], None],
     ) -> T:
-        """Ask with every phone slot at once; return what the first good answer gave, and drop the others."""
+        """Ask with every phone slot at once; see `first_good`."""
         self.signers.check()
-        waiting, found, errors = self.slots(), list[T](), list[AvaultError]()
+        waiting = self.slots()
         if not waiting:
             raise NotFoundError("no phone is paired with this vault", hint="pair one: avault slot add phone")
-
-        async def one(slot: str, scope: trio.CancelScope) -> None:
-            try:
-                answer = await ask(slot)
-            except AvaultError as error:
-                errors.append(error)
-                return
-            if found:
-                discard(answer)
-            else:
-                found.append(answer)
-                scope.cancel()
-
-        try:
-            with trio.move_on_after(patience):
-                async with trio.open_nursery() as nursery:
-                    for slot in waiting:
-                        nursery.start_soon(one, slot, nursery.cancel_scope)
-        except BaseException:  # cancelled, most likely
-            for answer in found:
-                discard(answer)
-            raise
-        if found:
-            return found[0]
-        raise errors[0] if len(errors) == len(waiting) else stages.in_vain()
+        return await first_good([partial(ask, slot) for slot in waiting], stages, patience, discard)
 
     async def _load(self, slot: str) -> Pairing:
         return await trio.to_thread.run_sync(self._pairings.load, slot)
