@@ -10,13 +10,13 @@ from _socket import (
     MSG_NOSIGNAL,
     SCM_RIGHTS,
     SHUT_RDWR,
-    SO_RCVTIMEO,
     SO_SNDTIMEO,
     SOCK_STREAM,
     SOL_SOCKET,
     socket,
 )
 from _struct import pack
+from select import POLLIN, poll
 from time import monotonic
 
 from avault_protocol import DaemonUnavailableError, Notification, limits
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     from ._question import Question
 
     Notified = Callable[[Notification], None]
-
-
-# Seconds. The kernel counts whole microseconds, and takes 0 for no limit.
-SHORTEST = 0.000_01
-# Seconds. No more than a kernel may round a timeout by; for less it is not told anew how long to wait.
-TICK = 0.01
 
 
 class ConnectionLostError(DaemonUnavailableError):
@@ -65,11 +59,12 @@ def silent(path: str, timeout: float) -> DaemonUnavailableError:
 class Connection:
     """One conversation with the daemon, over a blocking socket.
 
-    Timeouts are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): ``settimeout`` would poll before every call,
-    and a non-blocking connect to a Unix socket fails at once where the listener's queue is full (connect(2), EAGAIN).
+    The timeout of sending is the kernel's own (SO_SNDTIMEO; socket(7)): ``settimeout`` would poll before every call, and
+    a non-blocking connect to a Unix socket fails at once where the listener's queue is full (connect(2), EAGAIN). What is
+    to be received is waited for by poll(2): who waits in recv(2) is woken when the peer takes what was sent, too.
     """
 
-    __slots__ = ("_conversation", "_heard_for", "_socket", "path", "timeout")
+    __slots__ = ("_conversation", "_readable", "_socket", "path", "timeout")
 
     def __init__(self, path: str, timeout: float, *, max_head: int = limits.MAX_HEAD) -> None:
         """Connect to *path*. *timeout*: seconds to connect, and for the daemon to take a request.
@@ -80,9 +75,10 @@ class Connection:
         self.timeout = timeout
         self._conversation = Conversation(max_head=max_head)
         self._socket = socket(AF_UNIX, SOCK_STREAM)
-        self._heard_for = FOR_EVER  # SO_RCVTIMEO in seconds
+        self._readable = poll()
+        self._readable.register(self._socket, POLLIN)
         try:
-            self._limit(SO_SNDTIMEO, timeout)
+            self._socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _timeval(timeout))
             self._socket.connect(path)
         except OSError as error:
             self.close()
@@ -142,11 +138,6 @@ class Connection:
         self._socket.close()
         self._conversation.close()
 
-    def _limit(self, option: int, seconds: float) -> None:
-        """Set a timeout of the kernel; 0 is none (socket(7))."""
-        microseconds = 0 if seconds == FOR_EVER else int(seconds * 1_000_000)
-        self._socket.setsockopt(SOL_SOCKET, option, pack("@ll", *divmod(microseconds, 1_000_000)))
-
     def _send(self, head: bytes, value: memoryview | None, fds: Sequence[int]) -> None:
         try:
             if value is None and not fds:
@@ -165,34 +156,37 @@ class Connection:
             passed = []
 
     def _receive(self, timeout: float, notified: Notified | None) -> Answer:
-        talk, left, deadline = self._conversation, timeout, monotonic() + timeout
+        talk, deadline = self._conversation, monotonic() + timeout
         event = talk.next_event()
-        while True:
+        while not isinstance(event, Answer):
             if event is None:
-                try:
-                    if not left <= self._heard_for <= left + TICK:
-                        self._hear_for(left)
-                    count = self._socket.recv_into(talk.space())
-                except BlockingIOError:
-                    raise silent(self.path, timeout) from None
-                except OSError:
-                    count = 0
-                if not count:
-                    raise lost(self.path)
-                event = talk.heard(count)
-            elif isinstance(event, Answer):
-                return event
+                if not self._comes(deadline - monotonic()):
+                    raise silent(self.path, timeout)
+                event = talk.heard(self._take())
             else:
                 if notified is not None:
                     notified(event)
                 event = talk.next_event()
-            left = deadline - monotonic()
+        return event
 
-    def _hear_for(self, left: float) -> None:
-        if left < SHORTEST:
-            raise BlockingIOError
-        self._limit(SO_RCVTIMEO, left)
-        self._heard_for = left
+    def _comes(self, seconds: float) -> bool:
+        """Wait until there is something to receive, or the end; report whether that is within *seconds*."""
+        milliseconds = None if seconds == FOR_EVER else seconds * 1000
+        return seconds > 0 and bool(self._readable.poll(milliseconds))
+
+    def _take(self) -> int:
+        try:
+            count = self._socket.recv_into(self._conversation.space())
+        except OSError:
+            count = 0
+        if not count:
+            raise lost(self.path)
+        return count
+
+
+def _timeval(seconds: float) -> bytes:
+    microseconds = 0 if seconds == FOR_EVER else int(seconds * 1_000_000)  # 0 is no limit
+    return pack("@ll", *divmod(microseconds, 1_000_000))
 
 
 def _behind(count: int, buffers: list[memoryview]) -> list[memoryview]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import time
 from contextlib import closing
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from avault_client import BadRequestError, DaemonUnavailableError
-from avault_client._connection import TICK, Connection
+from avault_client._connection import Connection
+from avault_client._patience import FOR_EVER
 from avault_client._question import Question
 from avault_protocol import limits, pack_notification
 from support.background import WITHIN
@@ -34,17 +34,29 @@ def connection(peer: Peer) -> Iterator[Connection]:
         yield connection
 
 
-def kernel_waits(connection: Connection) -> float:
-    """Return what the kernel has as the connection's SO_RCVTIMEO, in seconds (socket(7))."""
-    timeval = cast("Any", connection)._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
-    seconds, microseconds = struct.unpack("@ll", timeval)
-    return float(seconds + microseconds / 1e6)
+class Waits:
+    """A poll(2) that says how many seconds it was told to wait."""
+
+    def __init__(self, connection: Connection) -> None:
+        inside = cast("Any", connection)
+        self.real, inside._readable = inside._readable, self
+        self.seconds: list[float | None] = []
+
+    def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
+        self.seconds.append(None if milliseconds is None else milliseconds / 1000)
+        return cast("list[tuple[int, int]]", self.real.poll(milliseconds))
 
 
 def test_each_answer_has_its_own_time(connection: Connection) -> None:
-    for timeout in (WITHIN, WITHIN, 7.25, 7.25, WITHIN):
+    waits = Waits(connection)
+    for timeout in (WITHIN, 7.25, WITHIN):
+        begin = time.monotonic()
         connection.call(GRANTS, timeout=timeout)
-        assert kernel_waits(connection) == pytest.approx(timeout, abs=TICK)
+        said = waits.seconds.pop()
+        assert said is not None
+        assert timeout - (time.monotonic() - begin) <= said <= timeout
+    connection.call(GRANTS, timeout=FOR_EVER)
+    assert waits.seconds == [None]
 
 
 def test_what_comes_before_an_answer_takes_from_its_time_and_not_from_the_next_ones(
@@ -58,34 +70,31 @@ def test_what_comes_before_an_answer_takes_from_its_time_and_not_from_the_next_o
         peer.serve(line, request)
 
     def notified(_: Notification) -> None:
-        time.sleep(5 * TICK)  # what is taken from the answer's time
+        time.sleep(0.05)  # what is taken from the answer's time
         told.set()
 
+    waits = Waits(connection)
     peer.handlers["grants"] = chatter
     connection.call(GRANTS, timeout=WITHIN, notified=notified)
-    assert kernel_waits(connection) < WITHIN - TICK
+    first, *_, last = waits.seconds
+    assert first is not None
+    assert last is not None
+    assert last <= first - 0.05
     del peer.handlers["grants"]
+    waits.seconds.clear()
+    begin = time.monotonic()
     connection.call(GRANTS, timeout=WITHIN)
-    assert kernel_waits(connection) == WITHIN
+    (again,) = waits.seconds
+    assert again is not None
+    assert again >= WITHIN - (time.monotonic() - begin)
 
 
-def test_for_less_than_a_tick_the_kernel_is_not_told_anew(peer: Peer, connection: Connection) -> None:
-    told = threading.Event()
-
-    def chatter(line: Line, request: Request) -> None:
-        line.send(pack_notification("locked", {}))
-        assert told.wait(WITHIN)
-        peer.serve(line, request)
-
-    peer.handlers["grants"] = chatter
-    taken, deadline = TICK, time.monotonic() + WITHIN
-    while taken >= TICK:  # of a call on a machine that has other things to do nothing can be said
-        told.clear()
-        begin = time.monotonic()
-        assert begin < deadline
-        connection.call(GRANTS, timeout=WITHIN, notified=lambda _: told.set())
-        taken = time.monotonic() - begin
-    assert kernel_waits(connection) == WITHIN
+def test_no_time_is_not_for_ever(connection: Connection) -> None:
+    waits = Waits(connection)
+    with pytest.raises(DaemonUnavailableError, match="did not answer within 0 s"):
+        connection.call(GRANTS, timeout=0)
+    assert not waits.seconds
+    assert connection.closed
 
 
 def test_a_request_that_the_kernel_takes_in_pieces_arrives_whole(connection: Connection) -> None:
