@@ -1,5 +1,5 @@
-"""The vault: `vault` and `door` are what it does, `states` when, `opening`, `draft`, `copies` and `catalog` how, `seal` its
-key at work, `cache` what it has opened, `logfile` and `eventlog` its file, which knows nothing of secrets."""
+"""The vault: `vault`, `ways` and `door` are what it does, `states` when, `opening`, `draft`, `copies` and `catalog` how, `seal`
+its key at work, `cache` what it has opened, `logfile` and `eventlog` its file, which knows nothing of secrets."""
 
 from .cache import Value as Value
 from .catalog import SlotInfo as SlotInfo

@@ -1,4 +1,4 @@
-"""The vault's door: made, opened by a passphrase, locked. `vault` adds what can be done inside.
+"""The vault's door: opened by a key or a passphrase, and locked. `ways` adds its slots, `vault` what is done inside.
 
 How threads and the loop share a vault:
 
@@ -44,7 +44,7 @@ from ..nostr.nip49 import MAX_LOG_N, MIN_LOG_N
 from ..slots import passphrase as passphrases
 from . import states
 from .cache import Cache
-from .catalog import Catalog, SlotInfo
+from .catalog import Catalog
 from .draft import Draft
 from .logfile import LogFile
 from .opening import open_slot
@@ -120,10 +120,6 @@ class Door:
         """What was odd at the start; of a vault file that cannot be used, why."""
         return [*self._file.warnings, *([self.fault.message] if self.fault else [])]
 
-    def slots(self) -> list[SlotInfo]:
-        """Return the ways to unlock."""
-        return [self._catalog.slot(slot) for slot in self._catalog.slots]
-
     # --- start and end ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -173,52 +169,6 @@ class Door:
         self.policy = self.policy.locked()
         if was == UNLOCKED:
             self._tell("locked")
-
-    async def init(self, passphrase: Slot, log_n: int) -> str:
-        """Make the vault and unlock it; return the id of its one slot.
-
-        `BadRequestError`: there is one already, or the passphrase or *log_n* is not good enough; `LockedError`: it was
-        locked meanwhile (and made all the same, if it came to that).
-        """
-        self._check_new(passphrase, log_n)
-        if self.state != UNINITIALIZED:
-            raise BadRequestError("there is a vault already")
-        before = self.epoch
-        self._to("init")
-        try:
-            seal, catalog = await self._make(passphrase, log_n)
-        except BaseException:
-            self._leave("init_failed")
-            raise
-        self._publish(catalog)
-        if self.epoch != before:
-            seal.close()
-            self._leave("failed")
-            raise LockedError("the vault was made, and locked at once")
-        self._enter(seal, "opened")
-        return passphrases.TYPE
-
-    async def _make(self, passphrase: Slot, log_n: int) -> tuple[Seal, Catalog]:
-        before = self.epoch
-        async with self._writing:
-            if self._file.chain.head is not None or self.epoch != before:
-                raise BusyError("a vault was put here meanwhile")
-            seal, content = await self._derive(lambda: self._new_key(passphrase, log_n), close_key)
-            try:
-                with seal.held(), self._unless_wiped(before):
-                    draft = Draft(seal, Catalog(), self._file.chain, self._now())
-                    return seal, await trio.to_thread.run_sync(_write_first, draft, content, self._file)
-            except BaseException:
-                seal.close()
-                raise
-
-    def _new_key(self, passphrase: Slot, log_n: int) -> tuple[Seal, str]:
-        seal = Seal.generate(self._arena)
-        try:
-            return seal, passphrases.make(self._arena, seal.key, passphrase, log_n)
-        except BaseException:
-            seal.close()
-            raise
 
     async def unlock(
         self, passphrase: Slot, slot: str | None = None, kind: passphrases.Kind = passphrases.TYPE
@@ -330,16 +280,32 @@ class Door:
         self.policy = policy
         self._tell("unlocked")
 
-    def _leave(self, occasion: states.Occasion) -> None:
-        """Leave "unlocking" after an `init`, unless a vault that was restored meanwhile has done so."""
-        if self.state == UNLOCKING:
-            self._to(occasion)
-
     def _take(self, seal: Seal | None) -> None:
         self._cache.clear()
         if self._seal is not None:
             self._seal.close()
         self._seal = seal
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    async def _transact(self, change: Callable[[Draft], T], since: int | None = None) -> T:
+        """Make and write one change, which uses what came to the arena in the epoch *since*, if not in this one.
+
+        Cancelled while it waits for its turn it is as if never asked for; once begun it is finished.
+        """
+        before = self.epoch if since is None else since
+        self._need_since(before)
+        async with self._writing:
+            seal = self._need_since(before)
+
+            def work() -> tuple[T, Catalog]:
+                draft = Draft(seal, self._catalog, self._file.chain, self._now())
+                return change(draft), draft.write(self._file)
+
+            with seal.held(), self._unless_wiped(before):
+                found, catalog = await trio.to_thread.run_sync(work)
+            self._publish(catalog)
+        return found
 
     # --- helpers ------------------------------------------------------------------------------------------------
 
@@ -387,11 +353,6 @@ class Door:
 
     def _now(self) -> int:
         return int(self._clock())
-
-
-def _write_first(draft: Draft, content: str, file: LogFile) -> Catalog:
-    draft.put_slot(passphrases.TYPE, content)
-    return draft.write(file)
 
 
 def close_key(found: tuple[Seal, object]) -> None:

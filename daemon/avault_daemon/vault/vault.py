@@ -10,6 +10,7 @@ import trio
 from avault_protocol import (
     UNINITIALIZED,
     UNLOCKING,
+    BadRequestError,
     BusyError,
     LockedError,
     ProofRequiredError,
@@ -17,18 +18,17 @@ from avault_protocol import (
 
 from ..callers.policy import Agent
 from ..memory.arena import Slot
-from ..nostr.keys import SecretKey
-from ..slots import passphrase as passphrases, phone as phones
-from . import copies
+from ..slots import passphrase as passphrases
+from . import copies, states
 from .cache import Value
-from .catalog import Catalog, SlotInfo
-from .door import Door, close_key
+from .catalog import Catalog
+from .door import close_key
 from .draft import Draft
 from .eventlog import Chain
+from .logfile import LogFile
 from .opening import check_passphrase_slot
 from .seal import Seal, SecretInfo
-
-__all__ = ["SecretInfo", "SlotInfo", "Value", "Vault"]
+from .ways import Ways
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 LISTED_AT_ONCE = 256
 
 
-class Vault(Door):
+class Vault(Ways):
     """The vault in *home*, remembered by *anchor* in *state_dir*; unusable until `open`.
 
     *clock*: Unix seconds. *min_log_n*: the least scrypt cost of a slot (less than 16 in tests only).
@@ -129,87 +129,58 @@ class Vault(Door):
         """Remove an agent with its grants. `NotFoundError`."""
         await self._transact(lambda draft: draft.remove_agent(name))
 
-    # --- slots --------------------------------------------------------------------------------------------------
-
-    async def add_passphrase(
-        self, passphrase: Slot, log_n: int, kind: passphrases.Kind = passphrases.TYPE
-    ) -> str:
-        """Add a slot of *kind*; return its id. `BadRequestError`: the passphrase or *log_n* is not good enough."""
-        before = self.epoch
-        content = await self._slot_content(passphrase, log_n, kind)
-
-        def change(draft: Draft) -> str:
-            slot = draft.catalog.free_slot(kind)
-            draft.put_slot(slot, content)
-            return slot
-
-        return await self._transact(change, since=before)
-
-    async def change_passphrase(self, slot: str, passphrase: Slot, log_n: int) -> None:
-        """Seal the key anew in *slot*; the old form is gone from the file. Errors as for `add_passphrase` and `rekey`."""
-        before = self.epoch
-        self._need()
-        check_passphrase_slot(self._catalog, slot)
-        content = await self._slot_content(passphrase, log_n)
-
-        def change(draft: Draft) -> None:
-            check_passphrase_slot(draft.catalog, slot)
-            draft.put_slot(slot, content)
-
-        await self._transact(change, since=before)
-
-    def slot_content(self, slot: str) -> str:
-        """Return what the vault file says of *slot*, for types whose secrets lie elsewhere. `NotFoundError`."""
-        return self._catalog.slot_line(slot).text
-
-    def encrypt_for(self, operator: str, text: str, secret: Slot) -> str:
-        """Return the NIP-44 payload from the vault to *operator* (public key, hex) of *text* and *secret* in hex."""
-        return phones.encrypt_text(self._arena, self._need().key, operator, text, secret)
-
-    def draft_slot(self, kind: str, make: Callable[[str, SecretKey], str]) -> tuple[str, str]:
-        """Return the id that another slot of *kind* would get now, and the content that *make* gives; nothing is written."""
-        slot = self._catalog.free_slot(kind)
-        return slot, make(slot, self._need().key)
-
-    async def add_slot(self, kind: str, make: Callable[[str, SecretKey], str], *, since: int) -> str:
-        """Add a slot of another kind than a passphrase; return its id.
-
-        *make*, given the id and the vault's key, returns the content; it is called in a thread. *since*: the epoch in
-        which it got what it uses.
-        """
-
-        def change(draft: Draft) -> str:
-            slot = draft.catalog.free_slot(kind)
-            draft.put_slot(slot, make(slot, draft.seal.key))
-            return slot
-
-        return await self._transact(change, since=since)
-
-    async def renew_slot(self, slot: str, make: Callable[[str, SecretKey], str], *, since: int) -> None:
-        """Replace the content of *slot*; the old one is gone from the file. `NotFoundError`; else as for `add_slot`."""
-
-        def change(draft: Draft) -> None:
-            draft.catalog.slot_line(slot)
-            draft.put_slot(slot, make(slot, draft.seal.key))
-
-        await self._transact(change, since=since)
-
-    async def remove_slot(self, slot: str) -> None:
-        """Remove a slot, from the file too. `NotFoundError`; `BadRequestError`: the last that a passphrase opens."""
-        await self._transact(lambda draft: draft.remove_slot(slot))
-
-    async def _slot_content(
-        self, passphrase: Slot, log_n: int, kind: passphrases.Kind = passphrases.TYPE
-    ) -> str:
-        self._check_new(passphrase, log_n)
-        seal = self._need()
-        with seal.held():
-            return await self._derive(
-                lambda: passphrases.make(self._arena, seal.key, passphrase, log_n, kind),
-                discard=lambda content: None,
-            )
-
     # --- the whole ----------------------------------------------------------------------------------------------
+
+    async def init(self, passphrase: Slot, log_n: int) -> str:
+        """Make the vault and unlock it; return the id of its one slot.
+
+        `BadRequestError`: there is one already, or the passphrase or *log_n* is not good enough; `LockedError`: it was
+        locked meanwhile (and made all the same, if it came to that).
+        """
+        self._check_new(passphrase, log_n)
+        if self.state != UNINITIALIZED:
+            raise BadRequestError("there is a vault already")
+        before = self.epoch
+        self._to("init")
+        try:
+            seal, catalog = await self._make(passphrase, log_n)
+        except BaseException:
+            self._leave("init_failed")
+            raise
+        self._publish(catalog)
+        if self.epoch != before:
+            seal.close()
+            self._leave("failed")
+            raise LockedError("the vault was made, and locked at once")
+        self._enter(seal, "opened")
+        return passphrases.TYPE
+
+    async def _make(self, passphrase: Slot, log_n: int) -> tuple[Seal, Catalog]:
+        before = self.epoch
+        async with self._writing:
+            if self._file.chain.head is not None or self.epoch != before:
+                raise BusyError("a vault was put here meanwhile")
+            seal, content = await self._derive(lambda: self._new_key(passphrase, log_n), close_key)
+            try:
+                with seal.held(), self._unless_wiped(before):
+                    draft = Draft(seal, Catalog(), self._file.chain, self._now())
+                    return seal, await trio.to_thread.run_sync(_write_first, draft, content, self._file)
+            except BaseException:
+                seal.close()
+                raise
+
+    def _new_key(self, passphrase: Slot, log_n: int) -> tuple[Seal, str]:
+        seal = Seal.generate(self._arena)
+        try:
+            return seal, passphrases.make(self._arena, seal.key, passphrase, log_n)
+        except BaseException:
+            seal.close()
+            raise
+
+    def _leave(self, occasion: states.Occasion) -> None:
+        """Leave "unlocking" after an `init`, unless a vault that was restored meanwhile has done so."""
+        if self.state == UNLOCKING:
+            self._to(occasion)
 
     async def rekey(
         self,
@@ -353,27 +324,6 @@ class Vault(Door):
         self.epoch += 1  # an unlock under way is of the vault that was
         self._enter(seal, "restored")
 
-    # --- transactions -------------------------------------------------------------------------------------------
-
-    async def _transact(self, change: Callable[[Draft], T], since: int | None = None) -> T:
-        """Make and write one change, which uses what came to the arena in the epoch *since*, if not in this one.
-
-        Cancelled while it waits for its turn it is as if never asked for; once begun it is finished.
-        """
-        before = self.epoch if since is None else since
-        self._need_since(before)
-        async with self._writing:
-            seal = self._need_since(before)
-
-            def work() -> tuple[T, Catalog]:
-                draft = Draft(seal, self._catalog, self._file.chain, self._now())
-                return change(draft), draft.write(self._file)
-
-            with seal.held(), self._unless_wiped(before):
-                found, catalog = await trio.to_thread.run_sync(work)
-            self._publish(catalog)
-        return found
-
 
 async def _to_its_end(work: Callable[[], T]) -> T:
     """Run *work* in a thread, whoever cancels."""
@@ -381,3 +331,8 @@ async def _to_its_end(work: Callable[[], T]) -> T:
     with trio.CancelScope(shield=True):
         done.append(await trio.to_thread.run_sync(work))
     return done[0]
+
+
+def _write_first(draft: Draft, content: str, file: LogFile) -> Catalog:
+    draft.put_slot(passphrases.TYPE, content)
+    return draft.write(file)

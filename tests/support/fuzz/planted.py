@@ -54,7 +54,7 @@ BUGS = (
     Bug("quotes may be followed by anything", "env-file", envfile, "_Reader.quoted", "if not self.skip(_REST):", "if False:"),
     Bug("a comment is part of a value", "env-file", envfile, "_Reader.bare", '_COMMENT.sub("", text, count=1)', "text"),
     Bug("lines are miscounted", "env-file", envfile, "_Reader.skip", 'match[0].count("\\n")', 'bool(match[0].count("\\n"))'),
-    Bug("what was granted stays so", "daemon", gate, "Gate.allows", "session.snapshot is not policy", "not session.readable"),
+    Bug("what was granted stays so", "daemon", gate, "Gate.granted", "session.snapshot is not policy", "not session.readable"),
     Bug("an old value stays open", "daemon", door, "Door._publish", "self._cache.clear()", "pass"),
     Bug("a use is not on record", "daemon", gate, "Gate.get", "self._record.append(", "(lambda *_, **__: None)("),
     Bug("what was given once is given for good", "daemon", gate, "Gate.again", "not allowed.value.kept", "False"),
