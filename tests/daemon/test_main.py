@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,22 @@ def test_a_daemon_that_is_to_outlive_its_terminal_does(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.avault("status").returncode == 0
         assert daemon.process.poll() is None
+
+
+COUNTING = """
+import gc, sys, trio
+from avault_daemon.main import main
+run = trio.run
+def counted(*arguments):
+    print("frozen:", gc.get_freeze_count(), file=sys.stderr, flush=True)
+    return run(*arguments)
+trio.run = counted
+main()
+"""
+
+
+def test_the_collector_does_not_go_through_what_is_there_from_the_start(tmp_path: Path) -> None:
+    (program := tmp_path / "counting.py").write_text(COUNTING)
+    with running_daemon(tmp_path, command=(sys.executable, "-P", str(program))) as daemon:
+        (line,) = [line for line in daemon.log.read_text().splitlines() if line.startswith("frozen:")]
+        assert int(line.removeprefix("frozen:")) > 10_000

@@ -831,6 +831,28 @@ async def test_an_agents_own_socket(house: House) -> None:
         await peer.call("get_secret", {"name": "TOKEN"})
 
 
+async def test_who_stands_in_line_when_its_socket_goes_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await granted(house)
+    made = await operator.call("agent_set", {"agent": "boxed", "socket": True})
+    vault, look = house.core.vault, arrivals.Arrivals.look
+
+    def and_it_goes(self: arrivals.Arrivals) -> None:
+        look(self)
+        assert self.line.waiting
+        vault.policy = vault.policy.without_agent("boxed")  # as when the operator removes it
+        for listener in vault.listeners:
+            listener("policy", {})
+
+    monkeypatch.setattr(arrivals.Arrivals, "look", and_it_goes)
+    late = await house.connect(Path(made["mount"]) / "agent.sock")
+    assert isinstance(await late.closed(), UnknownAgentError)
+    assert len(house.server.agents) == 0
+    monkeypatch.undo()
+    assert (await (await house.agent()).call("get_secret", {"name": "TOKEN"}))[1] == VALUE
+
+
 @pytest.mark.parametrize(("moment", "first"), [(0, True), (MOMENT, True), (60, False)])
 async def test_others_have_their_turn_beside_an_agent_that_asks_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: float, first: bool
