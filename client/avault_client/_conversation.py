@@ -21,6 +21,8 @@ from ._secret import ZERO, wipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from avault_protocol import Extent
 
     from ._question import Head, Question
@@ -37,7 +39,9 @@ class Answer:
 
     __slots__ = ("error", "result", "value")
 
-    def __init__(self, error: AvaultError | None, result: dict[str, object], value: bytearray | None) -> None:
+    def __init__(
+        self, error: AvaultError | None, result: Mapping[str, object], value: bytearray | None
+    ) -> None:
         self.error = error
         self.result = result
         self.value = value
@@ -127,7 +131,7 @@ class Conversation:
             value = self.buffer[len(self._expected) : count]
             self.buffer[:count] = ZERO * count
             self._question = self._hello = None
-            return Answer(None, known.result.copy(), value)
+            return Answer(None, known.result, value)
         self._stop += count
         return self.next_event()
 

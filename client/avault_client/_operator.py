@@ -74,7 +74,7 @@ class OperatorConnection:
             raise TypeError(f"{method} returns a value: use fetch()")
         if value is not None and not self._checked:
             self.check_server()
-        return self._call(method, params, timeout, value, fds=fds, notified=notified).result
+        return dict(self._call(method, params, timeout, value, fds=fds, notified=notified).result)
 
     def fetch(
         self, method: str, params: Mapping[str, object] | None = None, timeout: float | None = None
@@ -83,7 +83,7 @@ class OperatorConnection:
         answer = self._call(method, params, timeout)
         if answer.value is None:
             raise TypeError(f"{method} returns no value: use call()")
-        return answer.result, answer.value
+        return dict(answer.result), answer.value
 
     def _call(
         self,

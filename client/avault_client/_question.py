@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from avault_protocol import METHODS, pack_request
+from avault_protocol import METHODS, REQUEST_STARTS, RESPONSE_STARTS, START, pack_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 # One request is open at a time, so a few ids do: those that MessagePack says in a single byte. 0 is never one of ours.
-MAX_ID = 127
-# How a message begins, by its id: a list of four, which kind of message it is, the id.
-_REQUESTS = tuple(b"\x94\x00" + bytes((id,)) for id in range(MAX_ID + 1))
-_RESPONSES = tuple(b"\x94\x01" + bytes((id,)) for id in range(MAX_ID + 1))
-_BEHIND_ID = 3
+MAX_ID = len(REQUEST_STARTS) - 1
 # Bytes. The longest name of a secret, and what is said of its version, take less than half.
 LONGEST_HEAD = 512
 MOST = 64
@@ -32,11 +28,11 @@ class Head:
     def __init__(self, head: bytearray, size: int, result: Mapping[str, object]) -> None:
         self.size = size
         self.result = dict(result)
-        self._behind_id = bytes(head[_BEHIND_ID:])
+        self._behind_id = bytes(head[START:])
 
     def under(self, id: int) -> bytes:
         """Return the head, as it would come under *id*."""
-        return _RESPONSES[id] + self._behind_id
+        return RESPONSE_STARTS[id] + self._behind_id
 
 
 class Question:
@@ -50,15 +46,15 @@ class Question:
     def __init__(self, method: str, params: Mapping[str, object], value_size: int | None = None) -> None:
         self.returns_value = METHODS[method].returns_value
         self.answered: Head | None = None  # that of the last answer, if it is worth remembering
-        self._behind_id = pack_request(1, method, params, value_size)[_BEHIND_ID:]
+        self._behind_id = pack_request(1, method, params, value_size)[START:]
 
     def under(self, id: int) -> bytes:
         """Return the request, under an *id* from 1 to `MAX_ID`."""
-        return _REQUESTS[id] + self._behind_id
+        return REQUEST_STARTS[id] + self._behind_id
 
     def note(self, id: int, head: bytearray, size: int, result: Mapping[str, object]) -> None:
         """Remember what was answered under *id*, unless that is long, or written otherwise than we do."""
-        plain = len(head) <= LONGEST_HEAD and head.startswith(_RESPONSES[id])
+        plain = len(head) <= LONGEST_HEAD and head.startswith(RESPONSE_STARTS[id])
         self.answered = Head(head, size, result) if plain else None
 
 
