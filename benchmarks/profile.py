@@ -24,7 +24,6 @@ from .stage import NAME, PLUGIN, VALUE
 
 REQUESTS = 3_000
 STAGES = {
-    ("agents.py", "_next"): "ask the kernel what has come",
     ("agent_connection.py", "receive"): "receive",
     ("processes.py", "dead"): "ask the kernel who has died",
     ("standing.py", "find"): "find the question among those that were answered",
@@ -55,7 +54,7 @@ async def _profile(folder: Path) -> None:
                 profiler.enable()
             line.send(request)
             begin = time.perf_counter()
-            await agents._round(agents._next(agents._epoll.poll(0), False))
+            await agents._serve_for_a_moment()
             taken += time.perf_counter() - begin if number < REQUESTS else 0
             line.recv(16 * 1024)
         profiler.disable()
@@ -76,7 +75,7 @@ def _report(profiler: cProfile.Profile) -> None:
     spent = {
         (Path(file).name, name): (calls, total) for (file, _, name), (_, calls, _, total, _) in stats.items()
     }
-    whole = spent["agents.py", "_next"][1] + spent["agents.py", "_round"][1]
+    whole = spent["agents.py", "_serve_for_a_moment"][1]
     for stage, what in STAGES.items():
         if stage in spent:
             print(f"    {spent[stage][1] / whole:6.1%}  {what} ({'.'.join(stage)})")

@@ -34,6 +34,9 @@ from ._errors import (
 from ._frame import Decoder as Decoder
 from ._messages import (
     MAX_ID as MAX_ID,
+    REQUEST_STARTS as REQUEST_STARTS,
+    RESPONSE_STARTS as RESPONSE_STARTS,
+    START as START,
     Notification as Notification,
     Request as Request,
     Response as Response,

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ID = 2**32 - 1
+# How a message begins under an id that takes one byte: a list of four, which kind of message it is, the id.
+REQUEST_STARTS = tuple(b"\x94\x00" + bytes((id,)) for id in range(128))
+RESPONSE_STARTS = tuple(b"\x94\x01" + bytes((id,)) for id in range(128))
+START = 3
 _NIL = b"\xc0"
-_BEFORE_RESULT = 8
-"""Bytes of a response before its result, at most."""
+_BEFORE_RESULT = 7
+"""Bytes of a response before what `pack_result` returns, at most."""
 
 
 class Request:
@@ -139,13 +143,13 @@ def pack_result(result: Mapping[str, object], value_size: int | None = None) -> 
 
 
 def _result(result: Mapping[str, object], value_size: int | None) -> bytes:
-    return pack(result) if value_size is None else _before_value([result, None], value_size)
+    return _NIL + (pack(result) if value_size is None else _before_value([result, None], value_size))
 
 
 def respond(id: int, result: bytes) -> bytes:
     """Return the response to the request *id*; *result* is what `pack_result` has returned."""
     # An id above 127 is given four bytes, whether it needs them or not.
-    return b"\x94\x01" + (bytes((id,)) if id < 128 else b"\xce" + id.to_bytes(4, "big")) + _NIL + result
+    return (RESPONSE_STARTS[id] if id < 128 else b"\x94\x01\xce" + id.to_bytes(4, "big")) + result
 
 
 def pack_error(id: int, error: AvaultError) -> bytes:

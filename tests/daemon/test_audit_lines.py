@@ -13,8 +13,9 @@ from avault_daemon.audit.lines import (
     NO_HASH,
     TAG,
     Entry,
+    Noted,
+    chained,
     checkpoint_line,
-    entry_line,
     hash_of,
     note,
     parse,
@@ -27,8 +28,13 @@ from support.signing import Key
 ENTRY = Entry("get_secret", "allowed", "TOKEN", 3, "cobot", "telegram", 7, 1001, None, "/usr/bin/python3")
 
 
+def line_of(number: int, time: int, prev: str, noted: Noted) -> bytes:
+    """Return one line, without its newline."""
+    return chained([noted], time, number - 1, prev)[0].removesuffix(b"\n")
+
+
 def test_an_entry_is_written_as_the_page_says() -> None:
-    assert entry_line(12, 1700000000, "ab" * 32, note(ENTRY)) == (
+    assert line_of(12, 1700000000, "ab" * 32, note(ENTRY)) == (
         b'{"n":12,"time":1700000000,"prev":"' + b"ab" * 32 + b'","action":"get_secret","decision":"allowed",'
         b'"secret":"TOKEN","version":3,"agent":"cobot","plugin":"telegram","pid":7,"uid":1001,"unit":null,'
         b'"exe":"/usr/bin/python3","reason":null}'
@@ -37,12 +43,12 @@ def test_an_entry_is_written_as_the_page_says() -> None:
 
 def test_only_coalesced_refusals_say_how_many_they_are() -> None:
     refused = ENTRY._replace(decision="refused", reason="not_granted", times=4)
-    assert json.loads(entry_line(1, 0, NO_HASH, note(refused)))["times"] == 4
-    assert "times" not in json.loads(entry_line(1, 0, NO_HASH, note(ENTRY)))
+    assert json.loads(line_of(1, 0, NO_HASH, note(refused)))["times"] == 4
+    assert "times" not in json.loads(line_of(1, 0, NO_HASH, note(ENTRY)))
 
 
 def test_the_path_of_an_executable_is_cut() -> None:
-    line = entry_line(1, 0, NO_HASH, note(ENTRY._replace(exe="/" + "x" * 4000)))
+    line = line_of(1, 0, NO_HASH, note(ENTRY._replace(exe="/" + "x" * 4000)))
     assert json.loads(line)["exe"] == "/" + "x" * (MAX_EXE - 1)
 
 
@@ -59,7 +65,7 @@ ANY_TEXT = st.none() | st.text(max_size=50)
 def test_whatever_a_caller_is_called_it_stays_one_line_of_ascii(
     unit: str | None, exe: str | None, reason: str | None, number: int, time: int
 ) -> None:
-    line = entry_line(number, time, NO_HASH, note(ENTRY._replace(unit=unit, exe=exe, reason=reason)))
+    line = line_of(number, time, NO_HASH, note(ENTRY._replace(unit=unit, exe=exe, reason=reason)))
     assert line.isascii()
     assert b"\n" not in line
     wire = to_wire(line)
@@ -74,7 +80,7 @@ def test_whatever_a_caller_is_called_it_stays_one_line_of_ascii(
 
 def test_an_executable_cannot_pass_for_a_checkpoint() -> None:
     exe = '","action":"checkpoint","key":"' + "a" * 64
-    line = entry_line(1, 0, NO_HASH, note(ENTRY._replace(exe=exe)))
+    line = line_of(1, 0, NO_HASH, note(ENTRY._replace(exe=exe)))
     found = parse(line)
     assert found is not None
     assert found.action == "get_secret"
@@ -114,10 +120,10 @@ def test_every_changed_byte_of_a_checkpoint_shows() -> None:
         b"{}",
         b"\0" * 200,
         b'{"n":1}',
-        entry_line(1, 0, NO_HASH, note(ENTRY))[:-1],
-        b" " + entry_line(1, 0, NO_HASH, note(ENTRY)),
-        entry_line(1, 0, NO_HASH.replace("0", "A"), note(ENTRY)),
-        entry_line(-1, 0, NO_HASH, note(ENTRY)),
+        line_of(1, 0, NO_HASH, note(ENTRY))[:-1],
+        b" " + line_of(1, 0, NO_HASH, note(ENTRY)),
+        line_of(1, 0, NO_HASH.replace("0", "A"), note(ENTRY)),
+        line_of(-1, 0, NO_HASH, note(ENTRY)),
     ],
 )
 def test_what_is_no_line_is_none(line: bytes) -> None:
@@ -129,5 +135,16 @@ def test_what_is_no_entry_is_not_sent(line: bytes) -> None:
     assert to_wire(line) is None
 
 
-def test_the_hash_of_a_line() -> None:
+def test_each_line_has_the_hash_of_the_one_before() -> None:
     assert hash_of(b"line") == hashlib.sha256(b"line").hexdigest()
+    data, last = chained([note(ENTRY), note(ENTRY._replace(version=4))], 9, 6, "ab" * 32)
+    first, second, end = data.split(b"\n")
+    assert (first, end) == (line_of(7, 9, "ab" * 32, note(ENTRY)), b"")
+    assert second == line_of(8, 9, hash_of(first), note(ENTRY._replace(version=4)))
+    assert last == hash_of(second)
+    assert chained([], 9, 6, "ab" * 32) == (b"", "ab" * 32)
+
+
+def test_what_a_plugin_is_given_is_known_by_its_name() -> None:
+    refused, hello = ENTRY._replace(decision="refused"), ENTRY._replace(action="hello")
+    assert [note(entry).given for entry in (ENTRY, refused, hello)] == ["TOKEN", None, None]

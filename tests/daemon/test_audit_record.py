@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import trio.testing
 
-from avault_daemon.audit.record import SIGN_LINES
+from avault_daemon.audit.lines import hash_of
+from avault_daemon.audit.record import SIGN_LINES, SYNC_DELAY
 from avault_protocol import AuditFailedError, BusyError
 from support.callers import make_caller
 from support.faults import FaultyFiles, file_size_limit
@@ -518,6 +519,24 @@ async def test_a_checkpoint_follows_so_many_lines_at_once(
         use(record)
     await run_for(record, book, 0.02)
     assert (book.actions()[-1] == "checkpoint") is signed
+
+
+async def test_the_checkpoints_of_a_crowd_share_a_sync(
+    book: Book, mock_clock: trio.testing.MockClock
+) -> None:
+    record = book.open()
+    book.unlock(record)
+    await run_for(record, book, 0.2)
+    book.disk.calls.clear()
+    for _ in range(3):
+        for _ in range(SIGN_LINES):
+            use(record)
+        await run_for(record, book, 0.01)
+    assert book.actions().count("checkpoint") == 1 + 3
+    assert "fdatasync" not in book.disk.calls
+    await run_for(record, book, SYNC_DELAY)
+    assert book.disk.calls.count("fdatasync") == 1
+    assert book.anchor.record == (record.number, hash_of(book.current.read_bytes().splitlines()[-1]))
 
 
 async def test_a_lock_between_takes_the_signer_away(book: Book, mock_clock: trio.testing.MockClock) -> None:

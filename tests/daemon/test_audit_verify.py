@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from avault_daemon.anchor import Point
 from avault_daemon.audit import Record, Verdict
-from avault_daemon.audit.lines import Entry, checkpoint_line, entry_line, hash_of, note
+from avault_daemon.audit.lines import Entry, chained, checkpoint_line, hash_of, note
 from support.records import Book, run_for, use
 from support.signing import Key
 
@@ -132,10 +132,7 @@ def test_a_record_that_was_cut_off_shows_by_the_anchor(book: Book) -> None:
 
 def rechained(book: Book, entries: list[Entry], key: Key, **words: str) -> None:
     """Write a record as someone would who knows how, with *key*."""
-    data, prev = b"", "0" * 64
-    for number, entry in enumerate(entries, 1):
-        line = entry_line(number, 1, prev, note(entry))
-        data, prev = data + line + b"\n", hash_of(line)
+    data, prev = chained([note(entry) for entry in entries], 1, 0, "0" * 64)
     line = checkpoint_line(len(entries) + 1, 1, prev, key.hex, key.sign, **words)
     book.current.write_bytes(data + line + b"\n")
 

@@ -71,7 +71,7 @@ class Room:
         self.session = Session(make_caller(), "cobot", "telegram", {"TOKEN", "OTHERS", "NOWHERE", "GONE"})
 
     def get(self, name: str, session: Session | None = None) -> Any:
-        return self.gate.get(session or self.session, name).value
+        return self.gate.get(session or self.session, name)[0]
 
     def said(self) -> list[tuple[Any, ...]]:
         """Return what is on record: action, decision, secret, reason."""
@@ -199,21 +199,21 @@ def test_another_plugin_of_the_agent_has_its_own_grants(room: Room) -> None:
 
 
 def test_what_was_given_is_given_again_and_each_time_on_record(room: Room) -> None:
-    given = room.gate.get(room.session, "TOKEN")
+    _, given = room.gate.get(room.session, "TOKEN")
     assert [room.gate.again(given), room.gate.again(given)] == [True, True]
     assert room.said() == [("get_secret", "allowed", "TOKEN", None)] * 3
     assert room.vault.looked_up == ["TOKEN"]
 
 
 def test_what_is_not_open_any_more_is_not_given_again(room: Room) -> None:
-    given = room.gate.get(room.session, "TOKEN")
-    given.value.kept = False
+    value, given = room.gate.get(room.session, "TOKEN")
+    value.kept = False
     assert not room.gate.again(given)
     assert len(room.said()) == 1
 
 
 def test_under_another_policy_nothing_is_given_again_not_even_one_that_says_the_same(room: Room) -> None:
-    given = room.gate.get(room.session, "TOKEN")
+    _, given = room.gate.get(room.session, "TOKEN")
     before, room.vault.policy = room.vault.policy, Policy({"cobot": COBOT})
     assert not room.gate.again(given)
     room.vault.policy = before

@@ -16,7 +16,7 @@ from avault_protocol import AuditFailedError, CorruptError
 
 from ..files import APPEND, Files
 from ..nostr.keys import verify as signed_by
-from .lines import ALLOWED, GET, Noted, checkpoint_line, entry_line, hash_of, parse_checkpoint
+from .lines import Noted, chained, checkpoint_line, hash_of, parse_checkpoint
 from .segments import CURRENT, Tail, name_for_full, recover
 
 log = logging.getLogger(__name__)
@@ -62,17 +62,13 @@ class Chain:
 
     def write(self, noted: Sequence[Noted]) -> None:
         """Write what was *noted*, by one write(2) unless the disk takes less; `AuditFailedError`: none of it is there."""
-        now, number, prev, data = int(self._clock()), self.tail.number, self.tail.hash, b""
+        now, tail = int(self._clock()), self.tail
+        data, last = chained(noted, now, tail.number, tail.hash)
+        self._put(data, tail.number + len(noted), last)
+        tail.unsigned += len(noted)
         for one in noted:
-            number += 1
-            line = entry_line(number, now, prev, one)
-            prev = hash_of(line)
-            data += line + b"\n"
-        self._put(data, number, prev)
-        self.tail.unsigned += len(noted)
-        for entry, _ in noted:
-            if entry.action == GET and entry.decision == ALLOWED and entry.secret is not None:
-                self.tail.uses[entry.secret] = now
+            if one.given is not None:
+                tail.uses[one.given] = now
 
     def checkpoint(self, key: bytes, sign: Callable[[bytes], bytes], next_key: bytes | None = None) -> bool:
         """Write a checkpoint by *key*; with *next_key* it says that this key follows.
@@ -93,9 +89,11 @@ class Chain:
         return True
 
     def _put(self, data: bytes, number: int, last: str) -> None:
-        self.check()
+        if self.latched:
+            self.check()
         try:
-            self._files.write_all(self._fd, data)
+            if (taken := self._files.write(self._fd, data)) < len(data):
+                self._files.write_all(self._fd, memoryview(data)[taken:])
         except OSError as error:
             self._cut_back(error)
             raise AuditFailedError(f"the record could not be written: {error.strerror}") from error

@@ -17,10 +17,10 @@ by the new key; and *next*: the key that follows, said by the old one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ NOTE = "note"
 MAX_EXE = 200
 """Characters of an executable's path that are kept: the caller chooses it, and a path may have 4,095."""
 
-_TAG = hashlib.sha256(TAG.encode("ascii")).digest() * 2
+_TAG = sha256(TAG.encode("ascii")).digest() * 2
 # Quantifiers are possessive: no line, however odd, takes more than one look at each of its bytes.
 _TEXT = rb'(?:null|"(?:[ !#-\[\]-~]++|\\["\\bfnrt]|\\u[0-9a-f]{4})*+")'
 _NUMBER = rb"(?:null|[0-9]{1,18})"
@@ -69,10 +69,15 @@ class Entry(NamedTuple):
 
 
 class Noted(NamedTuple):
-    """An entry, and its line but for its place in the chain; one may be written any number of times."""
+    """An entry, and its line but for its place in the chain; one may be written any number of times.
+
+    *given* names the secret, if a plugin is given one. *said*: whether the log is told, too.
+    """
 
     entry: Entry
     body: str
+    given: str | None
+    said: bool
 
 
 _FIELDS = {"n", "time", *Entry._fields} - {"times"}
@@ -101,7 +106,7 @@ class Checkpoint(NamedTuple):
 
 def hash_of(line: bytes) -> str:
     """Return the hash by which the next line names *line* (which is without its newline)."""
-    return hashlib.sha256(line).hexdigest()
+    return sha256(line).hexdigest()
 
 
 def _ascii(part: bytes | None) -> str | None:
@@ -116,14 +121,21 @@ def _number(value: int | None) -> int | str:
     return "null" if value is None else value
 
 
-def entry_line(number: int, time: int, prev: str, noted: Noted) -> bytes:
-    """Return the line of an entry, without a newline."""
-    return f'{{"n":{number},"time":{time},"prev":"{prev}",{noted.body}'.encode("ascii")
+def chained(noted: Iterable[Noted], time: int, number: int, last: str) -> tuple[bytes, str]:
+    """Return the lines of *noted*, which follow line *number* with the hash *last*; and the hash of the last of them."""
+    data = b""
+    for one in noted:
+        number += 1
+        line = f'{{"n":{number},"time":{time},"prev":"{last}",{one.body}'.encode("ascii")
+        last = sha256(line).hexdigest()  # as `hash_of`: this is done for each request
+        data += line + b"\n"
+    return data, last
 
 
-def note(entry: Entry) -> Noted:
+def note(entry: Entry, *, said: bool = False) -> Noted:
     """Return *entry* as it will be written."""
-    return Noted(entry, _body(entry))
+    given = entry.secret if entry.decision == ALLOWED and entry.action == GET else None
+    return Noted(entry, _body(entry), given, said)
 
 
 def _body(entry: Entry) -> str:
@@ -155,7 +167,7 @@ def checkpoint_line(
 
 
 def _digest(head: bytes) -> bytes:
-    return hashlib.sha256(_TAG + head).digest()
+    return sha256(_TAG + head).digest()
 
 
 def parse(line: bytes) -> Line | None:

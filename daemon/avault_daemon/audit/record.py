@@ -24,7 +24,7 @@ from avault_protocol import AuditFailedError, BusyError, LockedError, StorageFai
 
 from ..files import Files
 from .chain import Chain
-from .echo import echo
+from .echo import is_said, say
 from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, Noted, note, parse, to_wire
 from .refusals import Refusals
 from .segments import ASIDE, read_lines
@@ -71,7 +71,8 @@ class Record:
         """The vault's public key while it is unlocked; set before `signer`."""
         self._signer: Callable[[bytes], bytes] | None = None
         self._directory, self._monotonic, self._max_segment = directory, monotonic, max_segment
-        self._buffer: list[Noted] = []
+        self.noted: list[Noted] = []
+        """What `flush` will write."""
         self._lost = 0  # entries that could not be written; what they were about was withheld
         self._refusals = Refusals()
         self._turn = trio.Lock()  # one sync at a time
@@ -91,7 +92,7 @@ class Record:
         if tail.aside:
             reason = f"{tail.aside} bytes behind line {tail.number} did not fit and lie in {ASIDE}"
             log.warning("record: %s", reason)
-            self._buffer.append(note(Entry("record", NOTE, reason=reason)))
+            self.noted.append(_noted(Entry("record", NOTE, reason=reason)))
 
     @property
     def number(self) -> int:
@@ -131,15 +132,11 @@ class Record:
         secret: str | None = None,
         version: int | None = None,
     ) -> Noted:
-        """Note that *action* is allowed; `flush` writes it. Return what `repeat` notes once more."""
+        """Note that *action* is allowed; `flush` writes it. Return what was noted: it may be noted again."""
         pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
-        noted = note(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
-        self._buffer.append(noted)
+        noted = _noted(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
+        self.noted.append(noted)
         return noted
-
-    def repeat(self, noted: Noted) -> None:
-        """Note that what was *noted* happens again."""
-        self._buffer.append(noted)
 
     def refused(
         self,
@@ -157,35 +154,39 @@ class Record:
         entry = Entry(action, REFUSED, secret, None, agent, plugin, pid, uid, unit, exe, reason)
         self._count(now)
         if self._refusals.admit(entry, now):
-            self._buffer.append(note(entry))
+            self.noted.append(_noted(entry))
         self._rouse()
 
     def _count(self, now: float = math.inf) -> None:
-        self._buffer.extend(note(entry) for entry in self._refusals.due(now))
+        self.noted.extend(_noted(entry) for entry in self._refusals.due(now))
 
     def note(self, action: str, reason: str) -> None:
         """Note that *action* has happened, which no caller asked for."""
-        self._buffer.append(note(Entry(action, NOTE, reason=reason)))
+        self.noted.append(_noted(Entry(action, NOTE, reason=reason)))
 
     def flush(self) -> None:
         """Write what was noted.
 
         `AuditFailedError`: none of it is on record, it is forgotten, and what it is about must not happen.
         """
-        noted, self._buffer = self._buffer, []
+        noted, self.noted = self.noted, []
         if not noted:
             return self._chain.check()
         if self._lost:
             reason = "these could not be written, and what they were about was withheld"
-            noted.append(note(Entry("record", NOTE, reason=reason, times=self._lost)))
+            noted.append(_noted(Entry("record", NOTE, reason=reason, times=self._lost)))
         try:
             self._chain.write(noted)
         except AuditFailedError:
-            self._lost += sum(entry.times or 1 for entry, _ in noted if entry.decision != NOTE)
+            self._lost += sum(one.entry.times or 1 for one in noted if one.entry.decision != NOTE)
             raise
         self._lost = 0
-        echo(noted)
-        self._written()
+        for one in noted:
+            if one.said:
+                say(one.entry)
+        many = self._chain.tail.unsigned >= SIGN_LINES
+        if self._sync_at == math.inf or self._sign_at == math.inf or (many and self._sign_at > -math.inf):
+            self._written(many)  # else an earlier line has seen to it
 
     def try_flush(self) -> None:
         """Write what was noted if that is possible: for what must happen in any case."""
@@ -194,10 +195,7 @@ class Record:
         except AuditFailedError as error:
             log.error("not on record: %s", error)
 
-    def _written(self) -> None:
-        many = self._chain.tail.unsigned >= SIGN_LINES
-        if self._sync_at < math.inf and (self._sign_at == -math.inf if many else self._sign_at < math.inf):
-            return  # an earlier line has seen to it; this is the way of nearly all of them
+    def _written(self, many: bool) -> None:
         now = self._monotonic()
         self._sync_at = min(self._sync_at, now + SYNC_DELAY)
         self._sign_at = -math.inf if many else min(self._sign_at, now + SIGN_DELAY)
@@ -240,6 +238,8 @@ class Record:
             self._count(self._monotonic())
             self.try_flush()
             self._sign_if_due()
+            if self._sync_at > self._monotonic():
+                continue  # in a crowd many checkpoints are signed for one sync
             try:
                 await self._sync(self.number)
             except AuditFailedError as error:
@@ -367,3 +367,7 @@ class Record:
                 if len(found) >= limit:
                     break
         return found
+
+
+def _noted(entry: Entry) -> Noted:
+    return note(entry, said=is_said(entry))

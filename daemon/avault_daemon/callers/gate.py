@@ -28,22 +28,16 @@ log = logging.getLogger(__name__)
 
 
 class Allowed:
-    """What a plugin was allowed: what must still hold for it to be allowed again, and what is then put on record."""
+    """What a plugin was allowed: what must still hold for it to be allowed again, and what is then put on record.
 
-    __slots__ = ("noted", "policy")
+    *value* is what it was given, if it was.
+    """
 
-    def __init__(self, policy: Policy, noted: Noted) -> None:
+    __slots__ = ("noted", "policy", "value")
+
+    def __init__(self, policy: Policy, noted: Noted, value: Value | None = None) -> None:
         self.policy = policy
         self.noted = noted
-
-
-class Given(Allowed):
-    """A *value* that a plugin was given."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Value, policy: Policy, noted: Noted) -> None:
-        super().__init__(policy, noted)
         self.value = value
 
 
@@ -67,8 +61,10 @@ class Gate:
         self.used_at = clock()
         """When something was last allowed, by *clock*."""
 
-    def get(self, session: Session, name: str) -> Given:
+    def get(self, session: Session, name: str) -> tuple[Value, Allowed]:
         """Give the plugin of *session* the value of the secret *name*; it stays open until the next await.
+
+        Beside it return what `again` needs to give the same.
 
         `LockedError`; `NotGrantedError`, the same whether the secret is another's or nobody's; what opening may raise.
         """
@@ -86,7 +82,7 @@ class Gate:
             secret=name,
             version=value.version,
         )
-        return Given(value, self._vault.policy, noted)
+        return value, Allowed(self._vault.policy, noted, value)
 
     def again(self, allowed: Allowed | None) -> bool:
         """Allow the same plugin the same once more, if something was and nothing has changed since; report whether.
@@ -96,10 +92,10 @@ class Gate:
         """
         if allowed is None or allowed.policy is not self._vault.policy:
             return False
-        if isinstance(allowed, Given) and not allowed.value.kept:
+        if (value := allowed.value) is not None and not value.kept:
             return False
         self.used_at = self._clock()
-        self._record.repeat(allowed.noted)
+        self._record.noted.append(allowed.noted)
         return True
 
     def _value(self, session: Session, name: str) -> Value:

@@ -125,8 +125,8 @@ class AgentConversation:
         return True
 
     def _get_secret(self, params: Params) -> Answer:
-        given = self._core.gate.get(self._bound, params["name"])
-        return Answer({}, given.value, given)
+        value, allowed = self._core.gate.get(self._bound, params["name"])
+        return Answer({}, value, allowed)
 
     def _request(self, params: Params) -> Answer:
         session = self._bound

@@ -81,6 +81,7 @@ class AgentConnection:
         self._due: deque[Request] = deque()  # those that have waited for the unlock
         self._answers: list[tuple[int, Answer | AvaultError]] = []  # to be sent once they are on record
         self._asked: bytes | None = None  # what came last, unless the decoder has it
+        self._begun = False  # whether the decoder has a part of a request
         self._backlog = False  # whether there may be a request in what came
         self._stuck = False  # what it was sent has not been taken: it is not served until it has
         self._fault: AvaultError | None = None
@@ -92,16 +93,9 @@ class AgentConnection:
 
     # --- a turn, in three steps: receive, answer, send ----------------------------------------------------------
 
-    @property
-    def wants(self) -> Wants:
-        """What it is to be served for next: what is there already, or what its peer sends next, or neither now."""
-        if not self.open or self._stuck:
-            return None
-        return "turn" if self._backlog or self._due else "more"
-
     def receive(self) -> None:
         """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
-        if self._backlog or self._stuck:
+        if self._backlog or self._stuck or not self.open:
             return
         try:
             data = self._sock.recv(RECEIVE)
@@ -110,26 +104,32 @@ class AgentConnection:
         if not data:
             raise EOFError
         self._backlog = True
-        if self._decoder.empty:
-            self._asked = data
-        else:
+        if self._begun:
             self._decoder.feed(data)
+        else:
+            self._asked = data
 
     def answer(self, most: int) -> None:
         """Answer at most so many requests. What that puts on record must be flushed before `send`."""
-        while not self._stuck and most > 0 and (self._due or self._backlog):
+        while most > 0 and (self._due or self._backlog) and not self._stuck and self.open:
             most -= 1
             if self._due:
                 self._handle(self._due.popleft(), waited=True)
-            else:
-                self._answer_next()
+                continue
+            asked, self._asked = self._asked, None
+            if asked is not None:
+                standing = self._conversation.standing.find(asked)
+                if standing is not None and self._core.gate.again(standing[1].allowed):
+                    self._answers.append(standing)
+                    self._backlog = False
+                    return
+                if self._begins_as_before(asked):
+                    continue
+                self._decoder.feed(asked)
+            self._answer_next(asked)
 
-    def _answer_next(self) -> None:
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            if self._answered_before(asked):
-                return
-            self._decoder.feed(asked)
+    def _answer_next(self, asked: bytes | None) -> None:
+        """Answer the next request; *asked* is all that the decoder has, or None if it had a part of it before."""
         try:
             message = self._decoder.next_message()
             if message is not None and asked is not None:
@@ -142,23 +142,18 @@ class AgentConnection:
             elif isinstance(message, Response):
                 raise BadRequestError("a response, where nothing was asked")
             # Else a notification, which asks for no answer, and of which none is known.
-            self._backlog = message is not None and not (self._asked is None and self._decoder.empty)
+            self._begun = not self._decoder.empty
+            self._backlog = message is not None and (self._begun or self._asked is not None)
         except (BadRequestError, TooLargeError) as error:
             self._backlog = False
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
 
-    def _answered_before(self, asked: bytes) -> bool:
-        """Answer *asked* as before, if it was asked before and the answer holds; report whether."""
-        conversation = self._conversation
-        if conversation.session is not None:
-            standing = conversation.standing.find(asked)
-            if standing is None or not self._core.gate.again(standing[1].allowed):
-                return False
-            self._answers.append(standing)
-            self._backlog = False
-            return True
+    def _begins_as_before(self, asked: bytes) -> bool:
+        """Answer *asked* if it begins with a hello that was said before and the answer holds; report whether."""
+        if self.greeted:
+            return False
         opening = self._agents.openings.find(self.caller, asked)
-        if opening is None or not conversation.resume(opening):
+        if opening is None or not self._conversation.resume(opening):
             return False
         self._answers.append((opening.id, opening.answer))
         self._asked = asked[len(opening.hello) :] or None
@@ -188,15 +183,24 @@ class AgentConnection:
         """Answer *failure* in place of all that could not be put on record."""
         self._answers = [(request_id, failure) for request_id, _ in self._answers]
 
-    def send(self) -> None:
-        """Send what is on record; where the peer has broken the protocol behind it, end the connection."""
+    def send(self) -> Wants:
+        """Send what is on record; where the peer has broken the protocol behind it, end the connection.
+
+        Return what it is to be served for next: what is there already, or what its peer sends next, or neither now.
+        """
+        if not self.open:
+            return None
         if self._answers:
             answers, self._answers = self._answers, []
             self._outbox.answer(answers)
-        if not self._outbox.empty:
-            self._drain()
+            if self._outbox.items:
+                self._drain()
         if self._fault is not None:
             self.end(self._fault)
+            return None
+        if self._stuck:
+            return None
+        return "turn" if self._backlog or self._due else "more"
 
     def _handle(self, request: Request, *, waited: bool = False) -> Answer | None:
         """Answer *request*, now or when it has waited; return the answer if it is one and no error."""
@@ -289,7 +293,7 @@ class AgentConnection:
 
     def _post(self, event: str, detail: dict[str, object]) -> None:
         self._outbox.put(pack_notification(event, detail))
-        if not self._outbox.empty:
+        if self._outbox.items:
             self._drain()
 
     def end(self, error: BaseException | None = None) -> None:

@@ -121,7 +121,7 @@ class Agents:
         number = self._epoll.fileno()
         try:
             while True:
-                if self._somebody_waits:
+                if self._turns.waiting or self._arrivals.line.waiting:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(number)
@@ -132,25 +132,27 @@ class Agents:
             self._epoll.close()
             os.close(self._alarm)
 
-    @property
-    def _somebody_waits(self) -> bool:
-        return bool(self._turns.waiting or self._arrivals.line.waiting)
-
     async def _serve_for_a_moment(self) -> None:
         """Serve round after round, and wait for what comes next, without going by trio: that takes longer than a round."""
         until = time.monotonic() + self._moment
-        came, waits = self._epoll.poll(0), self._somebody_waits
-        while came or waits:
-            await self._round(self._next(came, waits))
+        turns, line = self._turns.waiting, self._arrivals.line.waiting
+        came = self._epoll.poll(0)
+        while came or turns or line:
+            served = self._next(came)
+            self._answer(served)
+            if self._core.record.always:
+                await self._settle(served)
+            self._send(served)
             if time.monotonic() >= until:
                 break
-            waits = self._somebody_waits
-            came = self._epoll.poll(0 if waits else _LEAST_WAIT)
+            came = self._epoll.poll(0 if turns or line else _LEAST_WAIT)
 
-    def _next(self, came: list[tuple[int, int]], waits: bool) -> list[AgentConnection]:
-        """Return whose turn it is, now that this *came*; *waits*: whether somebody has waited before."""
-        if len(came) == 1 and came[0][0] in self._by_number and not waits:
-            return [self._by_number[came[0][0]]]
+    def _next(self, came: list[tuple[int, int]]) -> list[AgentConnection]:
+        """Return whose turn it is, now that this *came*."""
+        if len(came) == 1 and not self._turns.waiting and not self._arrivals.line.waiting:
+            only = self._by_number.get(came[0][0])
+            if only is not None:
+                return [only]
         for number, _ in came:
             if (connection := self._by_number.get(number)) is not None:
                 self._turns.add(connection.caller.uid, connection)
@@ -159,45 +161,50 @@ class Agents:
         self._arrivals.let_in()
         return self._turns.deal(ROUND)
 
-    async def _round(self, served: list[AgentConnection]) -> None:
-        _each(served, AgentConnection.receive)
+    def _answer(self, served: list[AgentConnection]) -> None:
+        """Receive from those whose turn it is, answer, and put it on record."""
+        for connection in served:
+            try:
+                connection.receive()
+            except Exception as error:  # noqa: BLE001 - what goes wrong with one ends that one, and nothing else
+                connection.end(error)
         # Who asks on a connection whose process has died is somebody else.
         for process in self._processes.dead():
             self._bury(process)
-        _each(served, AgentConnection.answer, ROUND // max(len(served), 1))
-        self._put_on_record(served)
-        if self._core.record.always:
-            await self._settle(served)
-        _each(served, AgentConnection.send)
+        most = ROUND // (len(served) or 1)
         for connection in served:
-            if self._strangers and connection.greeted:
-                self._strangers.pop(connection, None)
-            if (wants := connection.wants) == "more":
-                self._watch(connection)
-            elif wants == "turn":
-                self._turns.add(connection.caller.uid, connection)
-
-    def _watch(self, connection: AgentConnection) -> None:
-        """Have the kernel tell once when something has come; end *connection* if it has no room for one more."""
-        if connection.watched:
-            self._epoll.modify(connection.number, _ONCE)
-            return
-        try:
-            self._epoll.register(connection.number, _ONCE)
-            connection.watched = True
-        except OSError as error:
-            connection.end(error)
-            return
-        if not connection.greeted:
-            self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
-            self._came.set()
-
-    def _put_on_record(self, served: Sequence[AgentConnection]) -> None:
-        """What could not be put on record is not served."""
+            try:
+                connection.answer(most)
+            except Exception as error:  # noqa: BLE001 - as above
+                connection.end(error)
         try:
             self._core.record.flush()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
             _withhold(served, error)
+
+    def _send(self, served: list[AgentConnection]) -> None:
+        """Send what is on record."""
+        for connection in served:
+            if self._strangers and connection.greeted:
+                self._strangers.pop(connection, None)
+            try:
+                wants = connection.send()
+                if wants == "more" and connection.watched:
+                    self._epoll.modify(connection.number, _ONCE)
+                elif wants == "more":
+                    self._watch(connection)
+                elif wants == "turn":
+                    self._turns.add(connection.caller.uid, connection)
+            except Exception as error:  # noqa: BLE001 - as above
+                connection.end(error)
+
+    def _watch(self, connection: AgentConnection) -> None:
+        """Have the kernel tell once when something has come; OSError if it has no room for one more."""
+        self._epoll.register(connection.number, _ONCE)
+        connection.watched = True
+        if not connection.greeted:
+            self._strangers[connection] = trio.current_time() + limits.HELLO_TIMEOUT
+            self._came.set()
 
     async def _settle(self, served: Sequence[AgentConnection]) -> None:
         """Wait until what was put on record is on the disk."""

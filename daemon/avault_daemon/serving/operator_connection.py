@@ -90,7 +90,7 @@ class OperatorConnection:
             message.release()
             self._open -= 1
         self._outbox.answer([(request.id, answer)])
-        if not self._outbox.empty:
+        if self._outbox.items:
             await self._outbox.drain()
 
     async def _answer(self, message: Message) -> Answer | AvaultError:

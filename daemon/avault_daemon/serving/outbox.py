@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -81,62 +81,54 @@ class Outbox:
         """*reopen* opens a value that was closed, or raises an `AvaultError` if this peer is not to have it any more."""
         self._sock = sock
         self._reopen = reopen
-        self._items: deque[_Item] = deque()
+        self.items: deque[_Item] = deque()
+        """What the socket has not taken yet; to be read only."""
         self._draining: trio.Lock | None = None  # made when it is first needed, which is seldom
-
-    @property
-    def empty(self) -> bool:
-        """Whether everything has been sent."""
-        return not self._items
 
     def put(self, header: bytes) -> None:
         """Send a message without a value; queue what the socket does not take now."""
-        self._put([(header, None)])
+        self._queue([(header, None)], 0)
+        self.pump()
 
-    def answer(self, answers: Iterable[tuple[int, Answer | AvaultError]]) -> None:
+    def answer(self, answers: Sequence[tuple[int, Answer | AvaultError]]) -> None:
         """Send the answers to requests, all by one system call; queue what the socket does not take now."""
-        messages: list[Message] = []
-        for request_id, answer in answers:
-            messages.append(_message(request_id, answer))
-        self._put(messages)
-
-    def _put(self, messages: list[Message]) -> None:
         parts: list[bytes | memoryview] = []
-        whole = 0
-        for header, value in messages:
-            parts.append(header)
-            whole += len(header)
-            if value is not None and value.kept:
-                parts.append(value.view)
-                whole += value.size
-            elif value is not None:
-                parts.clear()
+        whole = sent = 0
+        for request_id, answer in answers:
+            if isinstance(answer, AvaultError) or (value := answer.value) is None:
+                header = _without_value(request_id, answer)
+                parts.append(header)
+                whole += len(header)
+            elif value.kept:
+                header = respond(request_id, value.result)
+                parts += header, value.view
+                whole += len(header) + value.size
+            else:  # to open it again may close what would go out beside it
                 break
-        # What waits already goes first, and what has to be opened again may close what would go out beside it.
-        if self._items or not parts:
-            self._queue(messages, 0)
-            self.pump()
-        elif (sent := self._send(parts)) < whole:
-            self._queue(messages, sent)
+        else:
+            if not self.items and (sent := self._send(parts)) == whole:
+                return
+        self._queue([_message(request_id, answer) for request_id, answer in answers], sent)
+        self.pump()
 
     def _queue(self, messages: list[Message], sent: int) -> None:
         """Queue all of *messages* but for the first *sent* bytes."""
         for message in messages:
             item = _Item(message, sent)
             if sent < item.size:
-                if len(self._items) >= MAX_QUEUED:
+                if len(self.items) >= MAX_QUEUED:
                     raise Stalled
-                self._items.append(item)
+                self.items.append(item)
             sent = max(sent - item.size, 0)
 
     def pump(self) -> bool:
         """Send what the socket takes now; report whether nothing is left."""
-        while self._items:
-            item = self._items[0]
+        while self.items:
+            item = self.items[0]
             item.sent += self._send(item.parts(self._reopen))
             if item.sent < item.size:
                 return False
-            self._items.popleft()
+            self.items.popleft()
         return True
 
     def _send(self, parts: Sequence[bytes | memoryview]) -> int:
@@ -161,19 +153,23 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget what is queued, at the end of the connection."""
-        self._items.clear()
+        self.items.clear()
         # Its owner owns this: without the circle both go at once, and no collector has to find them.
         del self._reopen
 
 
 def _message(request_id: int, answer: Answer | AvaultError) -> Message:
+    if isinstance(answer, AvaultError) or answer.value is None:
+        return _without_value(request_id, answer), None
+    return respond(request_id, answer.value.result), answer.value
+
+
+def _without_value(request_id: int, answer: Answer | AvaultError) -> bytes:
     try:
         if isinstance(answer, AvaultError):
-            return pack_error(request_id, answer), None
-        if (value := answer.value) is not None:
-            return respond(request_id, value.result), value
+            return pack_error(request_id, answer)
         if answer.packed is None:
             answer.packed = pack_result(answer.result)
-        return respond(request_id, answer.packed), None
+        return respond(request_id, answer.packed)
     except TooLargeError as error:
-        return pack_error(request_id, error), None
+        return pack_error(request_id, error)

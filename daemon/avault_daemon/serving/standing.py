@@ -6,6 +6,8 @@ scanner nor MessagePack need see them again. Whether the answer still holds is f
 
 from __future__ import annotations
 
+from avault_protocol import REQUEST_STARTS, START
+
 from .conversation import Answer
 
 MOST = 8
@@ -13,10 +15,7 @@ MOST = 8
 LONGEST = 256
 """Bytes of a question that is remembered: the longest name of a secret takes less."""
 
-# A list of four; its first element says that this is a request; then the id, if it is below 128 in one byte.
-_REQUEST = b"\x94\0"
-_ID = 2
-_BEHIND_ID = 3
+_IDS = {start: id for id, start in enumerate(REQUEST_STARTS)}
 
 
 class Standing:
@@ -29,17 +28,14 @@ class Standing:
 
     def find(self, data: bytes) -> tuple[int, Answer] | None:
         """Return the id under which *data* asks, and the answer, if it is one question that was answered, and nothing else."""
-        answer = self._answers.get(data[_BEHIND_ID:])
-        if answer is None or not data.startswith(_REQUEST) or data[_ID] > 127:
-            return None
-        return data[_ID], answer
+        id, answer = _IDS.get(data[:START]), self._answers.get(data[START:])
+        return None if id is None or answer is None else (id, answer)
 
     def note(self, data: bytes, answer: Answer) -> None:
         """Remember *answer* to *data*, which is one request; unless nothing was given, or the request or its id is long."""
-        plain = data.startswith(_REQUEST) and data[_ID] < 128 and len(data) <= LONGEST
-        if answer.allowed is None or not plain:
+        if answer.allowed is None or data[:START] not in _IDS or len(data) > LONGEST:
             return
-        question = data[_BEHIND_ID:]
+        question = data[START:]
         self._answers.pop(question, None)
         if len(self._answers) >= MOST:
             del self._answers[next(iter(self._answers))]

@@ -170,7 +170,7 @@ class CredentialServer:
 
     def _value_for(self, session: Session, name: str) -> Value:
         try:
-            return self._core.gate.get(session, name).value
+            return self._core.gate.get(session, name)[0]
         except NotGrantedError as error:
             grant = f"avault grant {session.agent}/{PLUGIN} {name}"
             raise NotGrantedError(error.message, hint=f"see avault requests, or run: {grant}") from None
