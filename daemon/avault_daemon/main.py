@@ -201,8 +201,7 @@ def assemble(
         locker=Locker(vault, record, gate, places.service, lock_on.parse(settings.lock_on), bus),
     )
     # Before the server's listener: whoever is told of an unlock finds the record ready to sign.
-    followers = (core.follow_vault, core.bell.follow_vault, phones.follow_vault, core.locker.follow_vault)
-    vault.listeners += followers
+    vault.listeners += [part.follow_vault for part in (core, core.bell, phones, core.locker)]
     return core
 
 

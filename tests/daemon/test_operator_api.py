@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from avault_daemon.audit.chain import Chain
 from avault_daemon.memory.arena import Slot
 from avault_daemon.serving.operator_connection import MAX_REQUESTS
 from avault_protocol import (
@@ -19,6 +20,7 @@ from avault_protocol import (
     OPERATOR,
     SERVE,
     UNINITIALIZED,
+    AuditFailedError,
     AvaultError,
     BadRequestError,
     BusyError,
@@ -554,9 +556,13 @@ async def test_the_record_is_read_by_one_thread_at_a_time(
     assert (await operator.answer())[0].result["ok"] is True
 
 
-async def test_status_and_lock_do_not_need_the_record(house: House) -> None:
+async def test_status_and_lock_do_not_need_the_record(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     operator = await filled(house)
-    house.core.record.close()
+
+    def fail(self: Chain, noted: object) -> None:
+        raise AuditFailedError("the disk is full")
+
+    monkeypatch.setattr(Chain, "write", fail)
     assert (await operator.call("status"))["state"] == "unlocked"
     await operator.call("lock")
     assert house.core.vault.locked

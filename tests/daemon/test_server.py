@@ -592,7 +592,8 @@ async def test_notifications_of_grants_and_rotations(house: House) -> None:
     assert rotated == {"LATER", "TOKEN"}
 
 
-async def test_a_change_of_policy_costs_little_for_what_is_not_granted(house: House) -> None:
+@pytest.mark.parametrize("event", ["policy", "rotated"])
+async def test_an_event_costs_little_for_what_is_not_granted(house: House, event: str) -> None:
     """All are told at once, and meanwhile nobody is served: so a call for each name would be too many."""
     await granted(house)
     names = tuple(f"MISSING_{number}" for number in range(limits.MAX_DECLARED))
@@ -606,7 +607,7 @@ async def test_a_change_of_policy_costs_little_for_what_is_not_granted(house: Ho
         calls += 1
 
     sys.setprofile(count)
-    house.server.agents.tell("policy", {})
+    house.server.agents.tell(event, {"names": frozenset(names)})
     sys.setprofile(None)
     assert 0 < calls < len(peers) * limits.MAX_DECLARED
 
@@ -802,7 +803,7 @@ async def test_a_flood_of_notifications_to_a_peer_that_does_not_read(house: Hous
     assert len(house.server.agents) == 1
     deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     for _ in range(20 * MAX_QUEUED):
-        house.server.agents.tell("rotated", {"name": "TOKEN"})
+        house.server.agents.tell("rotated", {"names": frozenset({"TOKEN"})})
     await trio.testing.wait_all_tasks_blocked()
     assert not house.server.agents
     assert (await operator.call("status"))["state"] == "unlocked"

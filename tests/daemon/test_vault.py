@@ -182,16 +182,20 @@ async def test_the_most_secrets_at_once(house: House) -> None:
 async def test_rotated_is_told_of_new_versions_only(house: House) -> None:
     await house.place.put(house.vault, A="1", B="1")
     house.heard.clear()
-    await house.place.put(house.vault, A="2")
+    await house.place.put(house.vault, A="2", B="2", C="1")
     await house.vault.restore("A", 1)
-    assert house.heard == [("rotated", {"name": "A"})] * 2
+    assert house.heard == [
+        ("counted", {}),
+        ("rotated", {"names": {"A", "B"}}),
+        ("rotated", {"names": {"A"}}),
+    ]
 
 
 async def test_counted_is_told_when_there_are_more_or_fewer_secrets(house: House) -> None:
     await house.place.put(house.vault, A="1", B="1")
     assert house.heard == [("counted", {})]
     await house.place.put(house.vault, A="2")
-    assert house.heard == [("counted", {}), ("rotated", {"name": "A"})]
+    assert house.heard == [("counted", {}), ("rotated", {"names": {"A"}})]
     await house.vault.rm("A")
     assert house.heard[2:] == [("counted", {})]
 

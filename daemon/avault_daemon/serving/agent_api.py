@@ -165,6 +165,6 @@ class AgentConversation:
             self._core.gate.file(session, sorted(missing))
         return fresh
 
-    def concerns(self, name: str) -> bool:
-        """Report whether the plugin is granted the secret *name* now."""
-        return name in self._granted
+    def concerned(self, names: frozenset[str]) -> list[str]:
+        """Return those of *names* that are granted to the plugin, sorted."""
+        return sorted(self._granted & names)

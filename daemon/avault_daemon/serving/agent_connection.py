@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import trio
 
@@ -282,10 +282,11 @@ class AgentConnection:
         conversation = self._conversation
         if conversation.session is None:
             return
-        if event in ("locked", "unlocked") or (
-            event == "rotated" and conversation.concerns(str(detail["name"]))
-        ):
+        if event in ("locked", "unlocked"):
             self._post(event, detail)
+        if event == "rotated":
+            for name in conversation.concerned(cast("frozenset[str]", detail["names"])):
+                self._post(event, {"name": name})
         if event in ("unlocked", "policy"):
             for name in conversation.refresh():
                 if event == "policy":

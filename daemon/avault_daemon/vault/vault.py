@@ -46,7 +46,7 @@ class Vault(Ways):
     counts the wipes of the arena: what was put there in an earlier one is zeroes.
 
     *listeners* are called on the loop, after the fact: ("unlocked", {}), ("locked", {}), ("policy", {}),
-    ("rotated", {"name"}), ("counted", {}) when there are more or fewer secrets than before; and before the fact
+    ("rotated", {"names"}), ("counted", {}) when there are more or fewer secrets than before; and before the fact
     ("key", {"new": public key in hex}), which a listener's exception prevents.
 
     What needs an unlocked vault raises `UninitializedError`, `LockedError`, or the fault. What writes may raise
@@ -62,8 +62,7 @@ class Vault(Ways):
     def value(self, name: str, version: int | None = None) -> Value:
         """Return the newest value of *name*, or an earlier one, open: until the next await, at least. `NotFoundError`."""
         key = name, version
-        seal = self._seal or self._need()
-        return self._cache.get(key) or self._cache.keep(key, self._catalog.open(seal, name, version))
+        return self._cache.get(key) or self._cache.keep(key, self._catalog.open(self._need(), name, version))
 
     async def secrets(self) -> list[SecretInfo]:
         """Return the newest version of each secret, by name. `LockedError`, also if it is locked or rekeyed meanwhile."""
@@ -115,9 +114,9 @@ class Vault(Ways):
         return restored
 
     def _tell_rotated(self, stored: list[tuple[str, int]]) -> None:
-        for name, version in stored:
-            if version > 1:
-                self._tell("rotated", name=name)
+        names = frozenset(name for name, version in stored if version > 1)
+        if names:
+            self._tell("rotated", names=names)
 
     # --- agents -------------------------------------------------------------------------------------------------
 
