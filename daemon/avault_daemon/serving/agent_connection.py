@@ -74,15 +74,13 @@ class AgentConnection:
         self._core = core
         self._sock = sock
         self._outbox = Outbox(sock, self._reopen)
-        self._decoder = Decoder()
+        self._decoder: Decoder | None = None  # while it has a part of a request
         self._conversation = AgentConversation(core, caller, process)
         self._tasks: set[trio.CancelScope] = set()
         self._waiting = 0
         self._due: deque[Request] = deque()  # those that have waited for the unlock
         self._answers: list[tuple[int, Answer | AvaultError]] = []  # to be sent once they are on record
-        self._asked: bytes | None = None  # what came last, unless the decoder has it
-        self._begun = False  # whether the decoder has a part of a request
-        self._backlog = False  # whether there may be a request in what came
+        self._asked: bytes | None = None  # what has come, and was not looked at yet
         self._stuck = False  # what it was sent has not been taken: it is not served until it has
         self._fault: AvaultError | None = None
 
@@ -95,7 +93,7 @@ class AgentConnection:
 
     def receive(self) -> None:
         """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
-        if self._backlog or self._stuck or not self.open:
+        if self._asked is not None or self._stuck or not self.open:
             return
         try:
             data = self._sock.recv(RECEIVE)
@@ -103,53 +101,50 @@ class AgentConnection:
             return
         if not data:
             raise EOFError
-        self._backlog = True
-        if self._begun:
-            self._decoder.feed(data)
-        else:
-            self._asked = data
+        self._asked = data
 
     def answer(self, most: int) -> None:
         """Answer at most so many requests. What that puts on record must be flushed before `send`."""
-        while most > 0 and (self._due or self._backlog) and not self._stuck and self.open:
+        while most > 0 and (self._due or self._asked is not None) and not self._stuck and self.open:
             most -= 1
             if self._due:
                 self._handle(self._due.popleft(), waited=True)
-                continue
-            asked, self._asked = self._asked, None
-            if asked is not None:
-                standing = self._conversation.standing.find(asked)
-                if standing is not None and self._core.gate.again(standing[1].allowed):
-                    self._answers.append(standing)
-                    self._backlog = False
-                    return
-                if self._begins_as_before(asked):
-                    continue
-                self._decoder.feed(asked)
-            self._answer_next(asked)
+            elif (asked := self._asked) is not None:
+                self._asked = None
+                if self._decoder is None:
+                    standing = self._conversation.standing.find(asked)
+                    if standing is not None and self._core.gate.again(standing[1].allowed):
+                        self._answers.append(standing)
+                        continue
+                    if self._begins_as_before(asked):
+                        continue
+                self._answer_next(asked)
 
-    def _answer_next(self, asked: bytes | None) -> None:
-        """Answer the next request; *asked* is all that the decoder has, or None if it had a part of it before."""
+    def _answer_next(self, asked: bytes) -> None:
+        """Answer the next request, which ends in *asked*, if one does."""
+        decoder, whole = self._decoder or Decoder(), self._decoder is None
         try:
-            message = self._decoder.next_message()
-            if message is not None and asked is not None:
-                rest = self._decoder.take_rest()
-                asked, self._asked = asked[: len(asked) - len(rest)], rest or None
+            decoder.feed(asked)
+            message = decoder.next_message()
+            self._decoder = decoder if message is None else None
+            if message is None:
+                return
+            rest = decoder.take_rest()
+            self._asked = rest or None
             if isinstance(message, Request):
                 answer = self._handle(message)
-                if asked is not None and answer is not None:
-                    self._note(asked, message.id, answer)
+                if whole and answer is not None:
+                    self._note(asked[: len(asked) - len(rest)], message.id, answer)
             elif isinstance(message, Response):
                 raise BadRequestError("a response, where nothing was asked")
             # Else a notification, which asks for no answer, and of which none is known.
-            self._begun = not self._decoder.empty
-            self._backlog = message is not None and (self._begun or self._asked is not None)
         except (BadRequestError, TooLargeError) as error:
-            self._backlog = False
+            decoder.clear()
+            self._asked = None
             self._fault = error.with_traceback(None)  # which would hold this connection, and what it was sent
 
     def _begins_as_before(self, asked: bytes) -> bool:
-        """Answer *asked* if it begins with a hello that was said before and the answer holds; report whether."""
+        """Answer the hello with which *asked* begins, if it was said before and the answer holds; report whether."""
         if self.greeted:
             return False
         opening = self._agents.openings.find(self.caller, asked)
@@ -157,7 +152,6 @@ class AgentConnection:
             return False
         self._answers.append((opening.id, opening.answer))
         self._asked = asked[len(opening.hello) :] or None
-        self._backlog = self._asked is not None
         return True
 
     def _note(self, asked: bytes, request_id: int, answer: Answer) -> None:
@@ -200,7 +194,7 @@ class AgentConnection:
             return None
         if self._stuck:
             return None
-        return "turn" if self._backlog or self._due else "more"
+        return "turn" if self._asked is not None or self._due else "more"
 
     def _handle(self, request: Request, *, waited: bool = False) -> Answer | None:
         """Answer *request*, now or when it has waited; return the answer if it is one and no error."""
@@ -310,7 +304,8 @@ class AgentConnection:
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._outbox.clear()
-        self._decoder.clear()
+        if self._decoder is not None:
+            self._decoder.clear()
         for scope in self._tasks:
             scope.cancel()
         self._agents.forget(self)
