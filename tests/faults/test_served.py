@@ -132,9 +132,9 @@ class Lives:
 
     def check(self) -> None:
         """See that the record, as a new daemon left it, has all that the life before gave out; `LostError`."""
-        lines = [
-            json.loads(line) for line in (self.folder / "state" / "audit.jsonl").read_bytes().splitlines()
-        ]
+        state = self.folder / "state"
+        files = [*sorted(state.glob("audit-*.jsonl"))[-1:], state / "audit.jsonl"]
+        lines = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
         recorded = {
             line["secret"] for line in lines if line["n"] > self._line and line["action"] == "get_secret"
         }

@@ -17,6 +17,7 @@ from typing import Any
 from avault_daemon.audit import Record
 from avault_daemon.callers import caller, processes
 from avault_daemon.callers.bindings import Bindings
+from avault_daemon.callers.caller import Credentials, credentials
 from avault_daemon.callers.policy import Agent, Caller, Selectors, Service
 from avault_daemon.callers.processes import Process, Processes
 from avault_daemon.files import ANEW, Files
@@ -71,11 +72,13 @@ def _or_by_program(program: str) -> Callable[[Selectors, Caller, Service], bool]
     return fit
 
 
-def _by_pid_alone(connection: socket.socket, *arguments: Any, **options: Any) -> tuple[Caller, Process]:
+def _by_pid_alone(connection: socket.socket) -> Credentials:
     """Take the caller for whoever has its pid by now."""
-    connected, process = caller.identify(connection, *arguments, **options)
-    uid = os.stat(f"/proc/{connected.pid}").st_uid
-    return connected._replace(uid=uid), process
+    connected = credentials(connection)
+    try:
+        return connected._replace(uid=os.stat(f"/proc/{connected.pid}").st_uid)
+    except FileNotFoundError:
+        return connected
 
 
 def _opened_by_number(connection: socket.socket, pid: int) -> tuple[int, bool]:
@@ -121,7 +124,7 @@ WEAKNESSES: dict[str, list[Patch]] = {
     "by name": [(Agent, "fits", _always)],
     "by sleep": [(Selectors, "fit", _or_by_program(os.path.realpath(shutil.which("sleep") or "")))],
     "by python": [(Selectors, "fit", _or_by_program(os.path.realpath(sys.executable)))],
-    "by pid": [(caller, "_pidfd_of_peer", _opened_by_number), (server, "identify", _by_pid_alone)],
+    "by pid": [(caller, "_pidfd_of_peer", _opened_by_number), (server, "credentials", _by_pid_alone)],
     "by any unit": [(caller, "_outermost", _innermost)],
     "unheld": [(Bindings, "bind", _bind_anyway)],
     "deathless": [
