@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from _socket import (
     AF_UNIX,
+    MSG_DONTWAIT,
     MSG_NOSIGNAL,
     SCM_RIGHTS,
     SHUT_RDWR,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ._question import Question
 
     Notified = Callable[[Notification], None]
+
+# Milliseconds. poll(2) knows nothing longer: it is asked again then.
+LONGEST = 2**31 - 1
 
 
 class ConnectionLostError(DaemonUnavailableError):
@@ -160,8 +164,10 @@ class Connection:
         event = talk.next_event()
         while not isinstance(event, Answer):
             if event is None:
-                if not self._comes(deadline - monotonic()):
+                left = deadline - monotonic()
+                if left <= 0:
                     raise silent(self.path, timeout)
+                self._readable.poll(min(left * 1000, LONGEST))
                 event = talk.heard(self._take())
             else:
                 if notified is not None:
@@ -169,14 +175,12 @@ class Connection:
                 event = talk.next_event()
         return event
 
-    def _comes(self, seconds: float) -> bool:
-        """Wait until there is something to receive, or the end; report whether that is within *seconds*."""
-        milliseconds = None if seconds == FOR_EVER else seconds * 1000
-        return seconds > 0 and bool(self._readable.poll(milliseconds))
-
     def _take(self) -> int:
+        # Without waiting: whoever forked behind Python's back may have taken what there was.
         try:
-            count = self._socket.recv_into(self._conversation.space())
+            count = self._socket.recv_into(self._conversation.space(), 0, MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
         except OSError:
             count = 0
         if not count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import getpid, register_at_fork
+from os import getpid
 from time import sleep
 
 from avault_protocol import DaemonUnavailableError, LockedError
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from ._listener import Listener
     from ._patience import Patience
     from ._secret import Secret
-
-_process = getpid()
-
-
-def _forked() -> None:
-    global _process
-    _process = getpid()
-
-
-register_at_fork(after_in_child=_forked)
 
 
 class Vault:
@@ -150,7 +140,8 @@ class Vault:
         After a fork that is nothing of what the parent had: its connections say to the daemon that the parent is
         calling, and its lock may be held by a thread that was not forked.
         """
-        return self._by_process.get(_process) or self._first_lines(_process)
+        pid = getpid()  # not os.register_at_fork: who forks in C may not tell Python
+        return self._by_process.get(pid) or self._first_lines(pid)
 
     def _first_lines(self, pid: int) -> Lines:
         made = Lines(self._profile)

@@ -20,7 +20,7 @@ OVER = os.O_WRONLY | os.O_CREAT
 
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
-_NO_EXCHANGE = (errno.ENOENT, errno.EINVAL, errno.ENOSYS)
+_NO_EXCHANGE = (errno.ENOENT, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import threading
@@ -105,10 +106,10 @@ def test_closing_during_a_hello_leaves_nothing_open(peer: Peer) -> None:
 # --- fork ----------------------------------------------------------------------------------------------------------
 
 
-def in_a_child(function: Callable[[], object]) -> bytes:
+def in_a_child(function: Callable[[], object], fork: Callable[[], int] = os.fork) -> bytes:
     """Return the repr of what *function* returns in a forked child."""
     read, write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             os.write(write, repr(function()).encode())
@@ -133,6 +134,14 @@ def test_a_child_says_its_own_hello_and_the_parents_connection_lives_on(peer: Pe
         parent, child = peer.lines
         assert parent.pid == os.getpid()
         assert str(child.pid).encode() in answer
+
+
+def test_so_does_one_that_was_forked_by_c_code_which_tells_python_nothing(peer: Peer) -> None:
+    with Vault(plugin="p", secrets=["A"], socket=peer.path) as vault:
+        value(vault)
+        assert b"the value of A" in in_a_child(lambda: value(vault), ctypes.PyDLL(None).fork)
+        assert value(vault) == "the value of A"
+        assert peer.count("hello") == 2
 
 
 def test_a_child_closes_the_parents_connections(peer: Peer) -> None:

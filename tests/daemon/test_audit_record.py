@@ -7,6 +7,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -681,6 +684,48 @@ async def test_files_rotate_by_size_and_the_chain_goes_on(
     use(again)
     assert book.verify().last == record.number + 1
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+async def test_what_follows_the_change_of_files_is_synced_though_the_task_had_nothing_to_do(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """The change comes with a sync that takes longer than the task slept, so that it sleeps for good by then."""
+    book, go_on = Book(tmp_path, max_segment=100), threading.Event()
+
+    class Held(FaultyFiles):
+        def fdatasync(self, fd: int) -> None:
+            assert go_on.wait(10)
+            super().fdatasync(fd)
+
+    book.disk = Held()
+    record = book.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(record.run)
+        use(record)
+        nursery.start_soon(record.checkpoint)
+        await trio.testing.wait_all_tasks_blocked()
+        pass_by(book, mock_clock, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await until(lambda: len(book.paths()) == 2)
+        book.disk.calls.clear()
+        use(record)
+        pass_by(book, mock_clock, 0.1)
+        await until(lambda: "fdatasync" in book.disk.calls)
+        nursery.cancel_scope.cancel()
+
+
+def pass_by(book: Book, clock: trio.testing.MockClock, seconds: float) -> None:
+    book.clock.now += seconds
+    clock.jump(seconds)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait for what a thread does."""
+    give_up = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < give_up
+        await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("at", [1, 2])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from avault_daemon.audit.echo import is_said, say
-from avault_daemon.audit.lines import Entry
+from avault_daemon.audit.echo import echo
+from avault_daemon.audit.lines import Entry, note
 from avault_daemon.systemd import journal
 from avault_daemon.systemd.journal import (
     MAX_VALUE,
@@ -196,7 +196,7 @@ REFUSED = Entry(
 
 def test_a_refusal_is_told_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "avault_daemon")
-    say(REFUSED)
+    echo([note(REFUSED)])
     [record] = caplog.records
     assert record.getMessage() == (
         "refused: get_secret TOKEN cobot/telegram pid 7 uid 1001 (not_granted) 3 times"
@@ -230,8 +230,10 @@ def test_a_use_is_told_at_level_debug_alone(
     caplog: pytest.LogCaptureFixture, entry: Entry, level: int
 ) -> None:
     caplog.set_level(logging.DEBUG, "avault_daemon")
-    assert is_said(entry)
-    say(entry)
+    noted = note(entry)
+    echo([noted])
     assert [record.levelno for record in caplog.records] == [level]
+    caplog.clear()
     caplog.set_level(level + 1, "avault_daemon")
-    assert not is_said(entry)
+    echo([noted])
+    assert caplog.records == []

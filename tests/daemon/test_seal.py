@@ -72,6 +72,9 @@ def test_what_is_known_of_a_line_is_known_until_another_of_its_secret_or_the_end
     assert seal.info(line) is known
     assert seal.info(newer).version == INFO.version + 1
     assert (seal.info(line), seal.info(line)) == (INFO, INFO)
+    seal.remember(line, known)
+    seal.forget(line.d)
+    assert seal.info(line) == INFO
     with seal.held():
         ARENA.wipe()
         seal.close()

@@ -7,28 +7,22 @@ What is refused or changed, by anybody, is told at level info; what a plugin use
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from .lines import ALLOWED, GET, Entry
+from .lines import Entry, Noted
 
 log = logging.getLogger(__name__)
 
-USES = frozenset({GET, "hello"})
 _FIELDS = [(name, f"avault_{name}") for name in Entry._fields]
 
 
-def is_said(entry: Entry) -> bool:
-    """Report whether *entry* is for the log, too, at its level of this moment."""
-    return log.isEnabledFor(_level(entry))
-
-
-def say(entry: Entry) -> None:
-    """Log *entry*."""
-    log.log(_level(entry), "%s", " ".join(_words(entry)), extra=_extra(entry))
-
-
-def _level(entry: Entry) -> int:
-    return logging.DEBUG if entry.action in USES and entry.decision == ALLOWED else logging.INFO
+def echo(noted: Iterable[Noted]) -> None:
+    """Log what was *noted*."""
+    uses_too = log.isEnabledFor(logging.DEBUG)
+    for one in noted:
+        if uses_too or not one.is_use:
+            level = logging.DEBUG if one.is_use else logging.INFO
+            log.log(level, "%s", " ".join(_words(one.entry)), extra=_extra(one.entry))
 
 
 def _extra(entry: Entry) -> dict[str, object]:

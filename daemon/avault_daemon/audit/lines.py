@@ -34,6 +34,7 @@ NOTE = "note"
 MAX_EXE = 200
 """Characters of an executable's path that are kept: the caller chooses it, and a path may have 4,095."""
 
+_USES = frozenset({GET, "hello"})
 _TAG = sha256(TAG.encode("ascii")).digest() * 2
 # Quantifiers are possessive: no line, however odd, takes more than one look at each of its bytes.
 _TEXT = rb'(?:null|"(?:[ !#-\[\]-~]++|\\["\\bfnrt]|\\u[0-9a-f]{4})*+")'
@@ -71,13 +72,13 @@ class Entry(NamedTuple):
 class Noted(NamedTuple):
     """An entry, and its line but for its place in the chain; one may be written any number of times.
 
-    *given* names the secret, if a plugin is given one. *said*: whether the log is told, too.
+    *given* names the secret, if a plugin is given one. *is_use*: whether it is what plugins do all the time.
     """
 
     entry: Entry
     body: str
     given: str | None
-    said: bool
+    is_use: bool
 
 
 _FIELDS = {"n", "time", *Entry._fields} - {"times"}
@@ -132,10 +133,11 @@ def chained(noted: Iterable[Noted], time: int, number: int, last: str) -> tuple[
     return data, last
 
 
-def note(entry: Entry, *, said: bool = False) -> Noted:
+def note(entry: Entry) -> Noted:
     """Return *entry* as it will be written."""
-    given = entry.secret if entry.decision == ALLOWED and entry.action == GET else None
-    return Noted(entry, _body(entry), given, said)
+    is_use = entry.decision == ALLOWED and entry.action in _USES
+    given = entry.secret if is_use and entry.action == GET else None
+    return Noted(entry, _body(entry), given, is_use)
 
 
 def _body(entry: Entry) -> str:

@@ -24,7 +24,7 @@ from avault_protocol import AuditFailedError, BusyError, LockedError, StorageFai
 
 from ..files import Files
 from .chain import Chain
-from .echo import is_said, say
+from .echo import echo
 from .lines import ALLOWED, CHECKPOINT, NOTE, REFUSED, Entry, Noted, note, parse, to_wire
 from .refusals import Refusals
 from .segments import ASIDE, read_lines
@@ -92,7 +92,7 @@ class Record:
         if tail.aside:
             reason = f"{tail.aside} bytes behind line {tail.number} did not fit and lie in {ASIDE}"
             log.warning("record: %s", reason)
-            self.noted.append(_noted(Entry("record", NOTE, reason=reason)))
+            self.noted.append(note(Entry("record", NOTE, reason=reason)))
 
     @property
     def number(self) -> int:
@@ -134,7 +134,7 @@ class Record:
     ) -> Noted:
         """Note that *action* is allowed; `flush` writes it. Return what was noted: it may be noted again."""
         pid, uid, unit, exe = caller.pid, caller.uid, caller.unit, caller.exe
-        noted = _noted(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
+        noted = note(Entry(action, ALLOWED, secret, version, agent, plugin, pid, uid, unit, exe))
         self.noted.append(noted)
         return noted
 
@@ -154,15 +154,15 @@ class Record:
         entry = Entry(action, REFUSED, secret, None, agent, plugin, pid, uid, unit, exe, reason)
         self._count(now)
         if self._refusals.admit(entry, now):
-            self.noted.append(_noted(entry))
+            self.noted.append(note(entry))
         self._rouse()
 
     def _count(self, now: float = math.inf) -> None:
-        self.noted.extend(_noted(entry) for entry in self._refusals.due(now))
+        self.noted.extend(note(entry) for entry in self._refusals.due(now))
 
     def note(self, action: str, reason: str) -> None:
         """Note that *action* has happened, which no caller asked for."""
-        self.noted.append(_noted(Entry(action, NOTE, reason=reason)))
+        self.noted.append(note(Entry(action, NOTE, reason=reason)))
 
     def flush(self) -> None:
         """Write what was noted.
@@ -174,16 +174,14 @@ class Record:
             return self._chain.check()
         if self._lost:
             reason = "these could not be written, and what they were about was withheld"
-            noted.append(_noted(Entry("record", NOTE, reason=reason, times=self._lost)))
+            noted.append(note(Entry("record", NOTE, reason=reason, times=self._lost)))
         try:
             self._chain.write(noted)
         except AuditFailedError:
             self._lost += sum(one.entry.times or 1 for one in noted if one.entry.decision != NOTE)
             raise
         self._lost = 0
-        for one in noted:
-            if one.said:
-                say(one.entry)
+        echo(noted)
         many = self._chain.tail.unsigned >= SIGN_LINES
         if self._sync_at == math.inf or self._sign_at == math.inf or (many and self._sign_at > -math.inf):
             self._written(many)  # else an earlier line has seen to it
@@ -295,7 +293,8 @@ class Record:
             reached, checkpoint = self.number, self._to_anchor
             self._sync_at, self._to_anchor = math.inf, None
             try:
-                await trio.to_thread.run_sync(self._to_disk, checkpoint)
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._to_disk, checkpoint)
             except OSError as error:
                 self._chain.latch(f"the record could not be synced: {error.strerror}")
                 self._chain.check()
@@ -321,6 +320,7 @@ class Record:
             -1,
             self._monotonic(),
         )  # what the files are called now is not on the disk yet
+        self._rouse()
 
     def close(self) -> None:
         """Write and sync what is left, and give the files back. Blocking; `run` has ended."""
@@ -367,7 +367,3 @@ class Record:
                 if len(found) >= limit:
                     break
         return found
-
-
-def _noted(entry: Entry) -> Noted:
-    return note(entry, said=is_said(entry))

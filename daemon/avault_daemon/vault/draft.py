@@ -62,8 +62,10 @@ class Draft:
 
     def remove_secret(self, name: str) -> None:
         """Remove *name* with all its versions; `NotFoundError`."""
-        if self.catalog.secrets.pop(self.seal.blind(name), None) is None:
+        d = self.seal.blind(name)
+        if self.catalog.secrets.pop(d, None) is None:
             raise NotFoundError(f"there is no secret {name}")
+        self.seal.forget(d)
         self.compact = True
 
     def put_agent(self, agent: Agent) -> None:

@@ -163,6 +163,10 @@ class Seal:
         """Take note of what *line* says, until another line of its secret is asked for."""
         self._infos[line.d] = line.raw, info
 
+    def forget(self, d: str) -> None:
+        """Forget what was noted of the secret that is filed under *d*."""
+        self._infos.pop(d, None)
+
     # --- the rest -----------------------------------------------------------------------------------------------
 
     def seal_bytes(self, plain: bytes) -> str:
