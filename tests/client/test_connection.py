@@ -42,12 +42,14 @@ class Waits:
         self.real, inside._readable = inside._readable, self
         self.seconds: list[float] = []
         self.early = 0
+        self.really = threading.Event()
 
     def poll(self, milliseconds: float) -> list[tuple[int, int]]:
         self.seconds.append(milliseconds / 1000)
         if self.early:
             self.early -= 1
             return []
+        self.really.set()
         return cast("list[tuple[int, int]]", self.real.poll(milliseconds))
 
 
@@ -67,6 +69,12 @@ def test_one_who_finds_nothing_though_something_came_waits_on(peer: Peer, connec
     """Whoever was forked behind Python's back, and shares the connection, may take it first."""
     waits = Waits(connection)
     waits.early = 3
+
+    def late(line: Line, request: Request) -> None:
+        assert waits.really.wait(WITHIN)
+        peer.serve(line, request)
+
+    peer.handlers["grants"] = late
     connection.call(GRANTS, timeout=WITHIN)
     assert len(waits.seconds) == 4
     assert peer.count("grants") == 1
