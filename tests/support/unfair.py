@@ -21,5 +21,5 @@ def add(self: Turns[object], party: int, one: object) -> None:
 
 if __name__ == "__main__":
     Turns.add = add  # type: ignore[method-assign, assignment]
-    agents.ROUND, agent_connection.RECEIVE = 1 << 30, 1 << 20
+    agents.ROUND, agent_connection.RECEIVE = 1 << 30, 1 << 16
     as_user.main()
