@@ -71,6 +71,7 @@ class Agents:
         self._turns = Turns[AgentConnection]()
         self._strangers: dict[AgentConnection, float] = {}  # by when each must have said hello
         self._came = trio.Event()
+        self._knocked = False  # whether somebody has connected
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._processes = core.bindings.processes
         # A death wakes the task too: each round buries who has died.
@@ -143,6 +144,8 @@ class Agents:
             if self._core.record.always:
                 await self._settle(served)
             self._send(served)
+            if self._knocked or line:
+                self._welcome()
             if time.monotonic() >= until:
                 break
             came = self._epoll.poll(0 if turns or line else _LEAST_WAIT)
@@ -157,9 +160,17 @@ class Agents:
             if (connection := self._by_number.get(number)) is not None:
                 self._turns.add(connection.caller.uid, connection)
             elif number == self._arrivals.fileno():
-                self._arrivals.look()
-        self._arrivals.let_in()
+                self._knocked = True
+        if not self._turns.waiting:
+            self._welcome()
         return self._turns.deal(ROUND)
+
+    def _welcome(self) -> None:
+        """Line up who has connected, and let one in. Who is known goes first: this may take longer than a round."""
+        if self._knocked:
+            self._knocked = False
+            self._arrivals.look()
+        self._arrivals.let_in()
 
     def _answer(self, served: list[AgentConnection]) -> None:
         """Receive from those whose turn it is, answer, and put it on record."""
