@@ -89,11 +89,9 @@ class Chain:
         return True
 
     def _put(self, data: bytes, number: int, last: str) -> None:
-        if self.latched:
-            self.check()
+        self.check()
         try:
-            if (taken := self._files.write(self._fd, data)) < len(data):
-                self._files.write_all(self._fd, memoryview(data)[taken:])
+            self._files.write_all(self._fd, data)
         except OSError as error:
             self._cut_back(error)
             raise AuditFailedError(f"the record could not be written: {error.strerror}") from error

@@ -316,10 +316,8 @@ class Record:
     def _next_file(self) -> None:
         """Begin the next file; only while nothing is being synced."""
         self._chain.next_file()
-        self._synced, self._sync_at = (
-            -1,
-            self._monotonic(),
-        )  # what the files are called now is not on the disk yet
+        self._synced = -1  # what the files are called now is not on the disk yet
+        self._sync_at = self._monotonic()
         self._rouse()
 
     def close(self) -> None:

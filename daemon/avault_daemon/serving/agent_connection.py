@@ -93,7 +93,7 @@ class AgentConnection:
 
     def receive(self) -> None:
         """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
-        if self._asked is not None or self._stuck or not self.open:
+        if self._asked is not None or self._stuck:
             return
         try:
             data = self._sock.recv(RECEIVE)
@@ -105,7 +105,7 @@ class AgentConnection:
 
     def answer(self, most: int) -> None:
         """Answer at most so many requests. What that puts on record must be flushed before `send`."""
-        while most > 0 and (self._due or self._asked is not None) and not self._stuck and self.open:
+        while most > 0 and (self._due or self._asked is not None) and not self._stuck:
             most -= 1
             if self._due:
                 self._handle(self._due.popleft(), waited=True)

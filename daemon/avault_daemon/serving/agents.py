@@ -174,20 +174,11 @@ class Agents:
 
     def _answer(self, served: list[AgentConnection]) -> None:
         """Receive from those whose turn it is, answer, and put it on record."""
-        for connection in served:
-            try:
-                connection.receive()
-            except Exception as error:  # noqa: BLE001 - what goes wrong with one ends that one, and nothing else
-                connection.end(error)
+        _each(served, AgentConnection.receive)
         # Who asks on a connection whose process has died is somebody else.
         for process in self._processes.dead():
             self._bury(process)
-        most = ROUND // (len(served) or 1)
-        for connection in served:
-            try:
-                connection.answer(most)
-            except Exception as error:  # noqa: BLE001 - as above
-                connection.end(error)
+        _each(served, AgentConnection.answer, ROUND // (len(served) or 1))
         try:
             self._core.record.flush()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it
@@ -206,7 +197,7 @@ class Agents:
                     self._watch(connection)
                 elif wants == "turn":
                     self._turns.add(connection.caller.uid, connection)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - as in `_each`
                 connection.end(error)
 
     def _watch(self, connection: AgentConnection) -> None:
