@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,11 +15,13 @@ import trio.testing
 
 from avault_daemon.callers.policy import Agent, Selectors
 from avault_daemon.memory.arena import Arena, Slot
+from avault_daemon.nostr.keys import SecretKey
 from avault_daemon.slots import passphrase as passphrases
-from avault_daemon.vault import Vault
+from avault_daemon.vault import Vault, door
 from avault_daemon.vault.catalog import Catalog, agent_content
 from avault_daemon.vault.eventlog import Line
 from avault_daemon.vault.logfile import LogFile
+from avault_daemon.vault.opening import open_slot
 from avault_daemon.vault.states import TRANSITIONS, after
 from avault_protocol import (
     LOCKED,
@@ -219,7 +224,8 @@ async def test_lock_discards_an_unlock_under_way(
         nursery.start_soon(locked_meanwhile)
         await gate.reached.wait()
         assert vault.state == UNLOCKING
-        nursery.start_soon(locked_meanwhile)  # which waits for its turn
+        nursery.start_soon(locked_meanwhile)
+        nursery.start_soon(locked_meanwhile)  # which waits for the two
         await trio.testing.wait_all_tasks_blocked()
         vault.lock()
         assert vault.state == LOCKED
@@ -229,37 +235,120 @@ async def test_lock_discards_an_unlock_under_way(
     vault.close()
 
 
-@pytest.mark.parametrize("right", [False, True])
-async def test_an_unlock_waits_for_the_one_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
-) -> None:
-    """Whoever guesses cannot have the owner refused; and who comes too late is told that it is done."""
+WRONG, WRONG_TOO = "not the passphrase", "not the passphrase either"
+
+
+class Unlocks:
+    """Unlocks of a vault with two passphrases, each known by its own, which go on when they are told to."""
+
+    def __init__(self, place: Place, vault: Vault, nursery: trio.Nursery) -> None:
+        self._place, self._vault, self._nursery = place, vault, nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._begun: dict[str, trio.Event] = {}
+        self._go: dict[str, threading.Event] = {}
+        self._ended: dict[str, trio.Event] = {}
+        self._outcome: dict[str, str] = {}
+
+    def held(
+        self, arena: Arena, catalog: Catalog, public: str, passphrase: Slot, *rest: Any, **also: Any
+    ) -> Any:
+        """Derive, then wait; in place of `open_slot`."""
+        text = bytes(passphrase.view).decode()
+        try:
+            return open_slot(arena, catalog, public, passphrase, *rest, **also)
+        finally:
+            self._token.run_sync_soon(self._begun[text].set)
+            assert self._go[text].wait(60)
+
+    async def begin(self, passphrase: str) -> None:
+        """Begin one; return when its thread waits."""
+        self._begun[passphrase], self._ended[passphrase] = trio.Event(), trio.Event()
+        self._go[passphrase] = threading.Event()
+        self._nursery.start_soon(self._unlock, passphrase)
+        await self._begun[passphrase].wait()
+
+    async def _unlock(self, passphrase: str) -> None:
+        try:
+            self._outcome[passphrase] = await self._place.unlock(self._vault, passphrase)
+        except AvaultError as error:
+            self._outcome[passphrase] = error.code
+        self._ended[passphrase].set()
+
+    def key(self) -> SecretKey:
+        """Return the vault's key."""
+        content = self._vault.slot_content("passphrase")
+        with self._place.secret(PASSPHRASE) as given:
+            return passphrases.open_key(self._place.arena, content, given, min_log_n=CHEAP)
+
+    async def finish(self, passphrase: str) -> str:
+        """Let it go on; return the slot that it opened, or the code of its error."""
+        self._go[passphrase].set()
+        await self._ended[passphrase].wait()
+        return self._outcome[passphrase]
+
+
+@asynccontextmanager
+async def unlocks(tmp_path: Path) -> AsyncGenerator[tuple[Vault, Unlocks]]:
     place, vault = await make_vault(tmp_path)
+    with place.secret(OTHER) as other:
+        assert await vault.add_passphrase(other, CHEAP) == "passphrase-2"
     vault.lock()
-    gate = Gate(monkeypatch, passphrases, "open_key", after=False)
-
-    async def first() -> None:
-        if right:
-            await place.unlock(vault)
-        else:
-            with pytest.raises(WrongPassphraseError):
-                await place.unlock(vault, "not the passphrase")
-
-    async def second() -> None:
-        if right:
-            with pytest.raises(BadRequestError, match="unlocked already"):
-                await place.unlock(vault)
-        else:
-            await place.unlock(vault)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(first)
-        await gate.reached.wait()
-        nursery.start_soon(second)
-        await trio.testing.wait_all_tasks_blocked()
-        gate.go.set()
-    assert vault.state == UNLOCKED
+    with pytest.MonkeyPatch.context() as patch:
+        async with trio.open_nursery() as nursery:
+            them = Unlocks(place, vault, nursery)
+            patch.setattr(door, "open_slot", them.held)
+            yield vault, them
     vault.close()
+    assert place.arena.in_use == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "second", "at_last"),
+    [
+        ((WRONG, "wrong_passphrase"), UNLOCKING, (PASSPHRASE, "passphrase"), UNLOCKED),
+        ((PASSPHRASE, "passphrase"), UNLOCKED, (WRONG, "wrong_passphrase"), UNLOCKED),
+        ((PASSPHRASE, "passphrase"), UNLOCKED, (OTHER, "bad_request"), UNLOCKED),
+        ((WRONG, "wrong_passphrase"), UNLOCKING, (WRONG_TOO, "wrong_passphrase"), LOCKED),
+    ],
+)
+async def test_of_two_unlocks_the_first_that_succeeds_opens_the_vault(
+    tmp_path: Path, first: tuple[str, str], then: str, second: tuple[str, str], at_last: str
+) -> None:
+    """Whoever guesses cannot have the owner refused, or wait; and who comes too late is told that it is done."""
+    async with unlocks(tmp_path) as (vault, them):
+        await them.begin(second[0])
+        await them.begin(first[0])
+        assert vault.state == UNLOCKING
+        assert (await them.finish(first[0]), vault.state) == (first[1], then)
+        assert (await them.finish(second[0]), vault.state) == (second[1], at_last)
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "outcome", "state"),
+    [(WRONG, "wrong_passphrase", LOCKED), (OTHER, "passphrase-2", UNLOCKED)],
+)
+@pytest.mark.parametrize("last", [False, True])
+async def test_an_unlock_from_before_a_lock_does_not_count_among_those_after_it(
+    tmp_path: Path, passphrase: str, outcome: str, state: str, last: bool
+) -> None:
+    async with unlocks(tmp_path) as (vault, them):
+        await them.begin(PASSPHRASE)
+        vault.lock()
+        await them.begin(passphrase)
+        if last:
+            assert (await them.finish(passphrase), vault.state) == (outcome, state)
+            assert (await them.finish(PASSPHRASE), vault.state) == ("locked", state)
+        else:
+            assert (await them.finish(PASSPHRASE), vault.state) == ("locked", UNLOCKING)
+            assert (await them.finish(passphrase), vault.state) == (outcome, state)
+
+
+async def test_an_unlock_by_a_key_waits_for_nobody(tmp_path: Path) -> None:
+    async with unlocks(tmp_path) as (vault, them):
+        await them.begin(WRONG)
+        vault.unlock_with(them.key(), "passphrase")
+        assert vault.state == UNLOCKED
+        assert (await them.finish(WRONG), vault.state) == ("wrong_passphrase", UNLOCKED)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -375,15 +464,17 @@ async def test_what_came_before_a_lock_is_not_used_after_the_next_unlock(
     vault.close()
 
 
-async def test_one_derivation_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_derivations_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, vault = await make_vault(tmp_path)
     most = running = 0
+    both = threading.Barrier(2)
     original = passphrases.open_key
 
     def counted(arena: Arena, content: str, passphrase: Slot, *, min_log_n: int) -> object:
         nonlocal most, running
         running += 1
         most = max(most, running)
+        both.wait(60)
         key = original(arena, content, passphrase, min_log_n=min_log_n)
         running -= 1
         return key
@@ -392,7 +483,7 @@ async def test_one_derivation_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(prove, vault, PASSPHRASE)
-    assert most == 1
+    assert most == 2
     vault.close()
 
 
@@ -403,7 +494,8 @@ async def test_an_unlock_that_is_cancelled_while_it_waits_was_never_asked_for(
     vault.lock()
     gate = Gate(monkeypatch, passphrases, "open_key")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(prove, vault, PASSPHRASE)
+        for _ in range(2):
+            nursery.start_soon(prove, vault, PASSPHRASE)
         await gate.reached.wait()
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as waiting:

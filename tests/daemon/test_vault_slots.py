@@ -69,10 +69,10 @@ async def test_a_slot_of_another_type_unlocks_is_renewed_and_survives_a_rekey(ho
     assert await vault.add_slot("test", keep, since=vault.epoch) == "test-2"
     before = vault.slot_content("test")
     vault.lock()
-    await vault.unlock_with(kept_key(house, "test"), "test")
+    vault.unlock_with(kept_key(house, "test"), "test")
     assert value_of(vault, "TOKEN") == "one"
     with pytest.raises(BadRequestError, match="unlocked already"):
-        await vault.unlock_with(kept_key(house, "test"), "test")
+        vault.unlock_with(kept_key(house, "test"), "test")
     await vault.renew_slot("test", lambda slot, key: keep("renewed", key), since=vault.epoch)
     assert before not in house.raw().decode()
     assert "renewed" in vault.slot_content("test")
@@ -85,8 +85,8 @@ async def test_a_slot_of_another_type_unlocks_is_renewed_and_survives_a_rekey(ho
     assert [slot.id for slot in vault.slots()] == ["passphrase", "test"]
     vault.lock()
     with pytest.raises(CorruptError, match="another vault"):
-        await vault.unlock_with(old, "test")
-    await vault.unlock_with(kept_key(house, "test"), "test")
+        vault.unlock_with(old, "test")
+    vault.unlock_with(kept_key(house, "test"), "test")
     assert value_of(vault, "TOKEN") == "one"
 
 

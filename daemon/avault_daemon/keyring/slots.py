@@ -46,7 +46,7 @@ class KeyringSlots:
         errors: list[AvaultError] = []
         for slot in self.slots():
             try:
-                await self._vault.unlock_with(await self._open(slot), slot)
+                self._vault.unlock_with(await self._open(slot), slot)
             except (NotFoundError, CorruptError, DeniedError, LockedError) as error:
                 errors.append(error)
             else:

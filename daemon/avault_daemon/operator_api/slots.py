@@ -56,7 +56,7 @@ async def unlock(turn: Turn) -> Answer:
         with turn.passphrase() as passphrase:
             slot = await _proof(turn, lambda: vault.unlock(passphrase, turn.params.get("slot")))
     except BadRequestError:
-        if vault.state == UNLOCKED:  # by another, while this waited for its turn
+        if vault.state == UNLOCKED:  # by another meanwhile
             return already
         raise
     await note(turn, "unlock")

@@ -126,7 +126,7 @@ class Phones:
         """
         opened = await self._asked(Stages(on_stage), patience)
         with opened.pairing:
-            await self._vault.unlock_with(opened.key, opened.slot)
+            self._vault.unlock_with(opened.key, opened.slot)
             epoch = self._vault.epoch
             try:
                 await self._renew(opened)  # cancelled, it is only done the next time

@@ -5,7 +5,8 @@ How threads and the loop share a vault:
 - All fields are read and replaced on the loop's thread alone, between two awaits.
 - A transaction (encrypt, sign, append, fdatasync, anchor) runs in one worker thread, under one lock, and cannot be
   cancelled once it has begun: a caller that goes away leaves it to finish. The loop's view is replaced only afterwards.
-- A key derivation runs in a worker thread too, one at a time. Unlocks wait for each other.
+- A key derivation runs in a worker thread too, two at a time (ADR 26), so that somebody's guess does not hold up the
+  owner's unlock. Of several unlocks the first that succeeds opens the vault.
 - `lock` waits for neither: it zeroes the arena under them, and what they then come up with is discarded. A derivation
   is compared with the epoch in which it was asked for; a transaction has no key left to sign its commit with.
 - A transaction whose commit was signed before such a wipe is written, and counts, although the vault is locked by the
@@ -15,8 +16,8 @@ How threads and the loop share a vault:
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +50,9 @@ from .draft import Draft
 from .logfile import LogFile
 from .opening import open_slot
 from .seal import Seal
+
+DERIVATIONS = 2
+"""Keys derived at a time, at most: scrypt takes 256 MiB for each, and a core."""
 
 Listener = Callable[[str, dict[str, object]], None]
 T = TypeVar("T")
@@ -83,10 +87,10 @@ class Door:
         self._seal: Seal | None = None
         self._cache = Cache(arena)
         self._switching = False
-        self._opening = trio.Lock()
+        self._unlocks = 0  # under way, of this epoch
         self._writing = trio.Lock()
-        # Asked for last: who holds `_writing`, or `_opening`, may wait for it.
-        self._deriving = trio.Lock()
+        # Asked for last: who holds `_writing` may wait for it.
+        self._deriving = trio.CapacityLimiter(DERIVATIONS)
 
     # --- what everyone may know ---------------------------------------------------------------------------------
 
@@ -160,7 +164,7 @@ class Door:
         What lies in the arena of anyone else is zeroes from here on: see `epoch`.
         """
         self._arena.wipe()
-        self.epoch += 1
+        self._next_epoch()
         was = self.state
         # An `init` under way has made no vault that could be locked; it finds out by itself that its key is gone.
         if not (was == UNLOCKING and self._file.chain.head is None):
@@ -175,59 +179,56 @@ class Door:
     ) -> str:
         """Unlock by the slot *slot*, or by whichever of *kind* the passphrase opens; return its id.
 
-        `WrongPassphraseError`; `NotFoundError`: no such slot; `BadRequestError`: it is unlocked; `LockedError`: it was
-        locked meanwhile; `CorruptError`: what the slot holds is not this vault's key. Unlocks wait for each other, in
-        their order. Cancelled while it waits for another derivation it is as if never asked for; later it goes on.
+        `WrongPassphraseError`; `NotFoundError`: no such slot; `BadRequestError`: it is unlocked, or was by another
+        meanwhile; `LockedError`: it was locked meanwhile; `CorruptError`: what the slot holds is not this vault's key.
+        Cancelled while it waits for other derivations it is as if never asked for; later it goes on.
         """
-        async with self._turn_to_unlock():
-            before = self.epoch
-            self._to("try")
-            try:
-                seal, opened_by = await self._derive(
-                    lambda: self._open_slot(passphrase, slot, kind), close_key
-                )
-                self._enter(seal, "opened")
-            except BaseException:
-                if self.epoch == before:
-                    self._to("failed")
-                raise
+        with self._unlocking():
+            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot, kind), close_key)
+            if self.state == UNLOCKED:
+                seal.close()
+                self._check_shut()
+            self._enter(seal, "opened")
         return opened_by
 
-    async def unlock_with(self, key: SecretKey, slot: str) -> None:
+    def unlock_with(self, key: SecretKey, slot: str) -> None:
         """Unlock with the key that *slot*, of another type than a passphrase, gave; takes *key* over.
 
-        `BadRequestError`: it is unlocked; `LockedError`: it was locked while this waited for its turn; `CorruptError`: it
-        is the key of another vault.
+        `BadRequestError`: it is unlocked; `LockedError`: *key* was wiped by a lock; `CorruptError`: it is the key of
+        another vault.
         """
         with ExitStack() as undo:
             undo.callback(key.close)
-            async with self._turn_to_unlock():
+            with self._unlocking():
                 if key.public != self.public:
                     raise CorruptError(f"slot {slot} holds the key of another vault")
                 undo.pop_all()
-                self._to("try")
-                try:
-                    self._enter(Seal(self._arena, key), "opened")
-                except BaseException:
-                    self._to("failed")
-                    raise
+                self._enter(Seal(self._arena, key), "opened")
 
-    @asynccontextmanager
-    async def _turn_to_unlock(self) -> AsyncGenerator[None]:
-        """Wait until no other unlock is under way, then see that there is something to unlock.
+    @contextmanager
+    def _unlocking(self) -> Generator[None]:
+        """See that there is something to unlock, and be "unlocking" until this or another attempt has succeeded.
 
-        Nobody is refused for another's unlock, or whoever guesses could keep the owner out.
+        There may be several: nobody is refused for another's, or whoever guesses could keep the owner out.
         """
+        self._check_shut()
         before = self.epoch
-        async with self._opening:
-            self._check_there()
-            if self.epoch != before:
-                raise LockedError("the vault was locked meanwhile")
-            if self.state == UNLOCKING:
-                raise BusyError("the vault is being made")
-            if self.state == UNLOCKED:
-                raise BadRequestError("the vault is unlocked already")
+        self._unlocks += 1
+        self._to("try")
+        try:
             yield
+        finally:
+            if self.epoch == before:
+                self._unlocks -= 1
+                if self.state == UNLOCKING and not self._unlocks:
+                    self._to("failed")
+
+    def _check_shut(self) -> None:
+        self._check_there()
+        if self.state == UNLOCKED:
+            raise BadRequestError("the vault is unlocked already")
+        if self.state == UNLOCKING and not self._unlocks:
+            raise BusyError("the vault is being made")
 
     async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
         """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""
@@ -250,8 +251,7 @@ class Door:
         """Run *work*, which takes a passphrase from the arena, in a thread; *discard* what it finds in vain."""
         before = self.epoch
         with self._unless_wiped(before):
-            async with self._deriving:
-                found = await trio.to_thread.run_sync(work)
+            found = await trio.to_thread.run_sync(work, limiter=self._deriving)
         if self.epoch != before:
             discard(found)
             raise LockedError("the vault was locked meanwhile")
@@ -279,6 +279,10 @@ class Door:
         self._to(occasion)
         self.policy = policy
         self._tell("unlocked")
+
+    def _next_epoch(self) -> None:
+        self.epoch += 1
+        self._unlocks = 0
 
     def _take(self, seal: Seal | None) -> None:
         self._cache.clear()

@@ -1,8 +1,9 @@
 """The states of a vault. Everything that changes its state goes through `TRANSITIONS`; the rules:
 
-1. There is one vault, and it is *uninitialized* (no file), *locked*, *unlocking* (a key is being derived from a
-   passphrase, to open it or to make it) or *unlocked* (its key is in the arena).
-2. `lock` is allowed in every state and always ends an unlock, also one that is under way: its result is discarded.
+1. There is one vault, and it is *uninitialized* (no file), *locked*, *unlocking* (keys are being derived from
+   passphrases, to open it or to make it) or *unlocked* (its key is in the arena).
+2. `lock` is allowed in every state and always ends the unlocks, also those under way: their results are discarded.
+   Of several that are under way the first that succeeds opens the vault; it is locked again when the last has failed.
 3. Nothing but the right passphrase leads to *unlocked*: by `init`, `unlock`, or `restore_vault`.
 4. A vault file that cannot be used counts as *locked*: its error is the answer to every unlock, and only
    `restore_vault` leads on.
@@ -24,6 +25,7 @@ TRANSITIONS: dict[str, dict[Occasion, str]] = {
     UNINITIALIZED: {"found": LOCKED, "init": UNLOCKING, "restored": UNLOCKED, "lock": UNINITIALIZED},
     LOCKED: {"try": UNLOCKING, "restored": UNLOCKED, "lock": LOCKED},
     UNLOCKING: {
+        "try": UNLOCKING,
         "opened": UNLOCKED,
         "failed": LOCKED,
         "init_failed": UNINITIALIZED,

@@ -177,8 +177,8 @@ class Vault(Ways):
             raise
 
     def _leave(self, occasion: states.Occasion) -> None:
-        """Leave "unlocking" after an `init`, unless a vault that was restored meanwhile has done so."""
-        if self.state == UNLOCKING:
+        """Leave "unlocking" after an `init`, unless others have done so meanwhile, by a restore or a lock."""
+        if self.state == UNLOCKING and not self._unlocks:
             self._to(occasion)
 
     async def rekey(
@@ -320,7 +320,7 @@ class Vault(Ways):
             if self.state == UNINITIALIZED:
                 self._to("found")
             raise LockedError("the copy is in place, and was locked at once")
-        self.epoch += 1  # an unlock under way is of the vault that was
+        self._next_epoch()  # an unlock under way is of the vault that was
         self._enter(seal, "restored")
 
 
