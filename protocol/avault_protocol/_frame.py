@@ -43,11 +43,6 @@ class Decoder:
         self._buffer.clear()
         return rest
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left of what was fed."""
-        return not self._buffer
-
     def next_message(self) -> Request | Response | Notification | None:
         """Return the next message, or None until more is fed; raise `BadRequestError` or `TooLargeError`."""
         if not self._buffer:

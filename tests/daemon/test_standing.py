@@ -76,7 +76,7 @@ def test_whatever_comes_only_that_one_question_is_found(data: bytes) -> None:
     if found is not None:
         message = decoder.next_message()
         assert isinstance(message, Request)
-        assert decoder.empty
+        assert not decoder.take_rest()
         assert (message.id, message.method, message.params) == (found[0], "get_secret", {"name": "A"})
     else:
         assert data not in {asking("A", id) for id in range(128)}
