@@ -40,7 +40,6 @@ ONCE: dict[str, str] = {
     UNLOCKING: "bad_request",
     UNLOCKED: "bad_request",
 }
-RESTORING = {**ALWAYS, UNLOCKING: "busy"}
 
 
 class Field:
@@ -341,7 +340,7 @@ METHODS: dict[str, Method] = {
         Method("rekey", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True, takes_value=True),
         Method("export", OPERATOR, UNLOCKED_ONLY, {"log_n": _LOG_N}, proof=True, takes_value=True),
         # With proof for the vault that it replaces, where there is one: the handler checks that.
-        Method("restore_vault", OPERATOR, RESTORING, takes_value=True),
+        Method("restore_vault", OPERATOR, ALWAYS, takes_value=True),
     )
 }
 

@@ -9,7 +9,6 @@ import pytest
 from avault_client.cli.passphrases import Source
 from avault_client.cli.session import Session
 from avault_protocol import (
-    BusyError,
     DaemonUnavailableError,
     DeniedError,
     LockedError,
@@ -66,7 +65,6 @@ def test_a_fetch_is_proven_too(source: Source) -> None:
         ("put", "unlocking", LockedError),
         ("put", "uninitialized", UninitializedError),
         ("deny", "uninitialized", UninitializedError),
-        ("restore_vault", "unlocking", BusyError),
     ],
 )
 def test_nobody_is_asked_for_a_passphrase_in_vain(method: str, state: str, error: type[Exception]) -> None:

@@ -13,8 +13,11 @@ import trio
 import trio.testing
 
 from avault_daemon.audit.chain import Chain
+from avault_daemon.callers.throttle import PER_MINUTE, Throttle
 from avault_daemon.memory.arena import Slot
 from avault_daemon.serving.operator_connection import MAX_REQUESTS
+from avault_daemon.slots import passphrase as passphrases
+from avault_daemon.vault import door
 from avault_protocol import (
     METHODS,
     OPERATOR,
@@ -24,6 +27,7 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     BusyError,
+    InternalError,
     LockedError,
     Method,
     NotFoundError,
@@ -35,6 +39,8 @@ from avault_protocol import (
     limits,
     pack_request,
 )
+from support.clock import Clock
+from support.gates import Gate
 from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 
 OTHER = b"another passphrase altogether"
@@ -182,6 +188,48 @@ async def test_guesses_in_parallel_do_not_slip_past_the_throttle(house: House) -
         for peer in peers:
             nursery.start_soon(guess, peer)
     assert sorted(outcomes) == ["throttled"] * 7 + ["wrong_passphrase"]
+
+
+async def test_a_passphrase_that_a_lock_wipes_before_its_turn_was_not_wrong(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await filled(house)
+    peers = [await house.operator(proven=False) for _ in range(2)]
+    gate = Gate(monkeypatch, door, "open_slot")
+    for peer in peers:
+        await peer.ask("prove", {}, PASSPHRASE)
+        await gate.reached.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    await operator.call("lock")
+    gate.go.set()
+    assert [_outcome(await peer.answer())[1].__class__ for peer in peers] == [LockedError] * 2
+    house.core.throttle.check(os.getuid())
+
+
+async def test_guesses_for_which_there_is_no_memory_count(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two slots the first has been tried when there is none for the second."""
+    await filled(house)
+    clock, tries = Clock(), 0
+    house.core.throttle = Throttle(clock)
+
+    def exhausted(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise InternalError("no memory for scrypt")
+
+    monkeypatch.setattr(passphrases, "open_key", exhausted)
+    peer = await house.operator(proven=False)
+    for _ in range(PER_MINUTE):
+        with pytest.raises(InternalError):
+            await peer.call("prove", {}, PASSPHRASE)
+    with pytest.raises(ThrottledError):
+        await peer.call("prove", {}, PASSPHRASE)
+    assert tries == PER_MINUTE
+    clock.now += 60
+    with pytest.raises(InternalError):
+        await peer.call("prove", {}, PASSPHRASE)
 
 
 @pytest.mark.parametrize("passphrase", [b"", b"seven77", b"x" * (limits.MAX_PASSPHRASE + 1), b"\xff" * 20])

@@ -16,7 +16,9 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from avault_daemon.memory.arena import Arena
 from avault_daemon.systemd import unattended as module
 from avault_daemon.systemd.unattended import MIN, NAME, Unattended
+from avault_daemon.vault import door
 from avault_protocol import (
+    UNLOCKING,
     BadRequestError,
     LockedError,
     NotFoundError,
@@ -25,6 +27,7 @@ from avault_protocol import (
     WrongPassphraseError,
 )
 from avault_protocol.limits import MAX_PASSPHRASE
+from support.gates import Gate
 from support.house import LOG_N, PASSPHRASE, House, Peer, open_house
 
 CREDENTIAL = b64encode(bytes(range(32)))
@@ -163,6 +166,25 @@ async def test_another_credential_leaves_it_locked_and_says_so(
     assert "the vault stays locked, the credential did not unlock it" in caplog.text
     assert CREDENTIAL.decode() not in caplog.text
     assert CREDENTIAL[::-1].decode() not in caplog.text
+
+
+async def test_somebodys_guess_does_not_keep_it_from_unlocking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(tmp_path, credentials=write(tmp_path)) as house:
+        await prepare(house)
+        guesser = await house.operator(proven=False)
+        await guesser.call("lock")
+        with monkeypatch.context() as patch:
+            gate = Gate(patch, door, "open_slot")
+            await guesser.ask("unlock", {}, b"not the passphrase")
+            await gate.reached.wait()
+        assert house.core.vault.state == UNLOCKING
+        await house.core.unattended.at_start()
+        assert house.core.vault.unlocked
+        gate.go.set()
+        assert isinstance((await guesser.answer())[0].error, WrongPassphraseError)
+        assert house.core.vault.unlocked
 
 
 async def test_a_slot_without_its_credential_is_said(

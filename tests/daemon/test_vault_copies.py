@@ -11,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from avault_daemon.callers.policy import Agent, Selectors
+from avault_daemon.callers.policy import Agent, Policy, Selectors
+from avault_daemon.memory.arena import Arena
 from avault_daemon.slots import passphrase as passphrases
-from avault_daemon.vault import Vault
+from avault_daemon.vault import Vault, door
 from avault_daemon.vault.catalog import Catalog
 from avault_daemon.vault.draft import Draft
 from avault_daemon.vault.eventlog import Chain, Line, Log
@@ -284,35 +285,113 @@ async def test_an_older_file_comes_back(house: House, tmp_path: Path) -> None:
 async def test_an_unlock_under_way_is_not_of_the_vault_that_was_restored(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It began while the copy was being put in place, with a slot of the vault before."""
+    """It began before the copy was put in place, with a slot of the vault before; nor does it hold that up."""
     path = await house.export()
     house.vault.lock()
-    original = LogFile.replace
-    refused = trio.Event()
+    gate = Gate(monkeypatch, door, "open_slot", after=True)
 
     async def discarded() -> None:
         with pytest.raises(LockedError, match="meanwhile"):
             await house.place.unlock(house.vault)
-        refused.set()
 
-    async def begin(nursery: trio.Nursery) -> None:
-        gate = Gate(monkeypatch, passphrases, "open_key")
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(discarded)
         await gate.reached.wait()
-        gates.append(gate)
-
-    gates: list[Gate] = []
-    async with trio.open_nursery() as nursery:
-
-        def replace(file: LogFile, data: bytes) -> object:
-            trio.from_thread.run(begin, nursery)
-            return original(file, data)
-
-        monkeypatch.setattr(LogFile, "replace", replace)
         await house.restore(path)
         assert house.vault.state == UNLOCKED
-        gates[0].go.set()
-        await refused.wait()
+        gate.go.set()
+    assert house.vault.state == UNLOCKED
+    check_content(house.vault)
+
+
+async def test_an_unlock_that_is_done_before_the_copy_is_in_place_is_over_then(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await house.export()
+    house.vault.lock()
+    unlock, write = Gate(monkeypatch, door, "open_slot"), Gate(monkeypatch, LogFile, "replace")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.place.unlock, house.vault)
+        await unlock.reached.wait()
+        nursery.start_soon(house.restore, path)
+        await write.reached.wait()
+        unlock.go.set()
+        while house.vault.locked:
+            await trio.testing.wait_all_tasks_blocked()
+        check_content(house.vault)
+        write.go.set()
+    assert [event for event, _ in house.heard][:4] == ["locked", "key", "unlocked", "policy"]
+    assert house.heard[-1] == ("unlocked", None)
+    check_content(house.vault)
+
+
+@pytest.mark.parametrize("step", ["rekey", "restore"])
+async def test_nobody_unlocks_between_the_announcement_of_a_key_and_its_use(
+    house: House, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It would be with the key that was, and the catalog of the other."""
+    path = await house.export()
+    with house.place.secret(PASSPHRASE) as given:
+        content = house.vault.slot_content("passphrase")
+        key = passphrases.open_key(Arena(1 << 16), content, given, min_log_n=CHEAP)
+    gate = Gate(monkeypatch, LogFile, "replace", after=True)
+
+    async def changed() -> None:
+        if step == "rekey":
+            await house.rekey()
+        else:
+            with pytest.raises(LockedError, match="at once"):
+                await house.restore(path)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(changed)
+        await gate.reached.wait()
+        with house.place.secret(PASSPHRASE) as given, pytest.raises(BusyError, match="being replaced"):
+            await house.vault.prove(given)
+        house.vault.lock()
+        with pytest.raises(BusyError, match="being replaced"):
+            await house.place.unlock(house.vault)
+        with pytest.raises(BusyError, match="being replaced"):
+            house.vault.unlock_with(key, "passphrase")
+        gate.go.set()
+    assert house.vault.state == LOCKED
+    await house.place.unlock(house.vault, NEW)
+    check_content(house.vault)
+
+
+async def test_a_copy_that_is_in_place_and_cannot_be_entered_leaves_it_locked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await house.export()
+    house.vault.lock()
+    gate = Gate(monkeypatch, door, "open_slot", after=True)
+    policy, replace = Catalog.policy, LogFile.replace
+
+    def full(catalog: Catalog, seal: Seal | None) -> Policy:
+        if seal is not None:
+            raise BusyError("the arena is full")
+        return policy(catalog, seal)
+
+    def replace_and_fill(file: LogFile, data: bytes) -> object:
+        monkeypatch.setattr(Catalog, "policy", full)
+        return replace(file, data)
+
+    async def discarded() -> None:
+        with pytest.raises(LockedError, match="meanwhile"):
+            await house.place.unlock(house.vault)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(discarded)
+        await gate.reached.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(LogFile, "replace", replace_and_fill)
+            with pytest.raises(BusyError, match="full"):
+                await house.restore(path)
+        assert house.vault.state == LOCKED
+        gate.go.set()
+    assert house.vault.state == LOCKED
+    monkeypatch.undo()
+    await house.place.unlock(house.vault, NEW)
     check_content(house.vault)
 
 
@@ -399,18 +478,65 @@ async def test_an_init_that_waits_for_a_restore_comes_too_late(
         check_content(vault)
 
 
-async def test_no_restore_while_the_vault_is_being_unlocked(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_a_lock_while_an_init_waits_for_a_restore(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither comes to anything but the file, which is a vault, and locked."""
     path = await house.export()
-    house.vault.lock()
-    gate = Gate(monkeypatch, passphrases, "open_key")
+    place = Place(tmp_path / "elsewhere")
+    gate = Gate(monkeypatch, LogFile, "replace")
+
+    async def late(vault: Vault) -> None:
+        with pytest.raises(BusyError, match="meanwhile"):
+            await place.init(vault)
+
+    async def locked_at_once(vault: Vault) -> None:
+        with pytest.raises(LockedError, match="at once"):
+            await House(place, vault, tmp_path).restore(path)
+
+    with place.opened() as vault:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(locked_at_once, vault)
+            await gate.reached.wait()
+            nursery.start_soon(late, vault)
+            await trio.testing.wait_all_tasks_blocked()
+            vault.lock()
+            gate.go.set()
+        assert vault.state == LOCKED
+        await place.unlock(vault, NEW)
+        check_content(vault)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_a_restore_that_waits_for_another_of_the_same_key_comes_too_late(
+    house: House, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    copy = house.path / "older"
+    copy.write_bytes(house.place.file.read_bytes())
+    gate = Gate(monkeypatch, LogFile, "replace")
+
+    async def first() -> None:
+        if locked:
+            with pytest.raises(LockedError, match="at once"):
+                await house.restore(copy, PASSPHRASE)
+        else:
+            await house.restore(copy, PASSPHRASE)
+
+    async def late() -> None:
+        with pytest.raises(LockedError, match="locked or restored meanwhile"):
+            await house.restore(copy, PASSPHRASE)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.place.unlock, house.vault)
+        nursery.start_soon(first)
         await gate.reached.wait()
-        with pytest.raises(BusyError):
-            await house.restore(path)
+        nursery.start_soon(late)
+        await trio.testing.wait_all_tasks_blocked()
+        if locked:
+            house.vault.lock()
         gate.go.set()
+    assert house.vault.state == (LOCKED if locked else UNLOCKED)
+    if locked:
+        await house.place.unlock(house.vault)
     check_content(house.vault)
 
 

@@ -4,8 +4,8 @@ After each wrong passphrase a uid waits: 1 s, then twice as long each time, at m
 ones in any minute. Others are not delayed, whatever one uid does. A right passphrase ends the wait; it does not empty
 the minute, or someone who knows one passphrase could guess another without limit.
 
-A check that a lock cuts short counts for the minute too: anyone with the socket may lock, and of two slots the first has
-been tried by then. It makes nobody wait before the minute is full, since it may be another who locks.
+A check that a lock cuts short counts for the minute too, or one that found no memory: anyone with the socket may lock, and
+of two slots the first has been tried by then. It makes nobody wait before the minute is full, since that may be another's doing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Throttle:
         self._missed(uid).in_a_row += 1
 
     def interrupted(self, uid: int) -> None:
-        """Note a passphrase of *uid* of which a lock kept the daemon from saying whether it was right."""
+        """Note a passphrase of *uid* of which something kept the daemon from saying whether it was right."""
         self._missed(uid)
 
     def _missed(self, uid: int) -> _Misses:

@@ -13,6 +13,7 @@ from avault_protocol import (
     AvaultError,
     BadRequestError,
     DeniedError,
+    InternalError,
     LockedError,
     ProofRequiredError,
     WrongPassphraseError,
@@ -81,14 +82,18 @@ async def _proof(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
 async def _guess(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
     """Check a passphrase. One uid's guesses are made one after the other, so that none slips past the throttle while
     another's key is still being derived; nobody else waits for them."""
-    core, uid = turn.core, turn.caller.uid
+    core, uid, before = turn.core, turn.caller.uid, turn.core.vault.epoch
     async with core.guesses[uid]:
+        if core.vault.epoch != before:
+            raise LockedError("the vault was locked meanwhile")
         core.throttle.check(uid)
         turn.progress("deriving the key")
         try:
             slot = await check()
-        except (WrongPassphraseError, LockedError) as error:
-            miss = core.throttle.interrupted if isinstance(error, LockedError) else core.throttle.failed
+        # Without memory for a second slot, the first has been tried by then.
+        except (WrongPassphraseError, LockedError, InternalError) as error:
+            wrong = isinstance(error, WrongPassphraseError)
+            miss = core.throttle.failed if wrong else core.throttle.interrupted
             miss(uid)
             core.gate.refuse(turn.caller, "passphrase", error)
             core.record.flush()

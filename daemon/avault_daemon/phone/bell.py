@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from avault_protocol import LOCKED, AuditFailedError, AvaultError
+from avault_protocol import AuditFailedError, AvaultError
 
 from ..confine import traced
 from ..faults import log_fault
@@ -113,7 +113,7 @@ class Bell:
         return self._restraint.left(trio.current_time()) if self._possible() else LEAST
 
     def _possible(self) -> bool:
-        return self.ask_phone != "never" and self._vault.state == LOCKED and self._phones.reachable
+        return self.ask_phone != "never" and self._vault.locked and self._phones.reachable
 
     def _wake(self) -> None:
         self._news.set()

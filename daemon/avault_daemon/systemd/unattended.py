@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from avault_protocol import (
-    LOCKED,
     AvaultError,
     BadRequestError,
     DeniedError,
@@ -72,7 +71,7 @@ class Unattended:
             if there:
                 log.info("the credential %s opens nothing yet: avault slot add systemd-credential", NAME)
             return
-        if self._vault.state != LOCKED:
+        if self._vault.unlocked:
             return
         try:
             outcome = f"slot {await self._unlock()}"

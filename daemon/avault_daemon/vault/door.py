@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -167,7 +168,7 @@ class Door:
         self._next_epoch()
         was = self.state
         # An `init` under way has made no vault that could be locked; it finds out by itself that its key is gone.
-        if not (was == UNLOCKING and self._file.chain.head is None):
+        if not (was == UNLOCKING and not self._catalog.slots):
             self._to("lock")
         self._take(None)
         self.policy = self.policy.locked()
@@ -184,10 +185,10 @@ class Door:
         Cancelled while it waits for other derivations it is as if never asked for; later it goes on.
         """
         with self._unlocking():
-            seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot, kind), close_key)
-            if self.state == UNLOCKED:
+            seal, opened_by = await self._derive(self._opening(passphrase, slot, kind), close_key)
+            if self.unlocked:
                 seal.close()
-                self._check_shut()
+                raise _unlocked_already()
             self._enter(seal, "opened")
         return opened_by
 
@@ -211,10 +212,12 @@ class Door:
 
         There may be several: nobody is refused for another's, or whoever guesses could keep the owner out.
         """
-        self._check_shut()
+        self._check_there()
+        if self.unlocked:
+            raise _unlocked_already()
         before = self.epoch
-        self._unlocks += 1
         self._to("try")
+        self._unlocks += 1
         try:
             yield
         finally:
@@ -223,28 +226,29 @@ class Door:
                 if self.state == UNLOCKING and not self._unlocks:
                     self._to("failed")
 
-    def _check_shut(self) -> None:
-        self._check_there()
-        if self.state == UNLOCKED:
-            raise BadRequestError("the vault is unlocked already")
-        if self.state == UNLOCKING and not self._unlocks:
-            raise BusyError("the vault is being made")
-
     async def prove(self, passphrase: Slot, slot: str | None = None) -> str:
         """Check a passphrase and do nothing else; return the id of the slot that it opens. Errors as for `unlock`."""
         if self.fault is None or not self._catalog.slots:
             self._check_there()
-        seal, opened_by = await self._derive(lambda: self._open_slot(passphrase, slot), close_key)
+        seal, opened_by = await self._derive(self._opening(passphrase, slot), close_key)
         seal.close()
         return opened_by
 
-    def _open_slot(
+    def _opening(
         self, passphrase: Slot, slot: str | None, kind: passphrases.Kind = passphrases.TYPE
-    ) -> tuple[Seal, str]:
+    ) -> Callable[[], tuple[Seal, str]]:
+        """Return what opens, in a thread, a slot of the vault as it is now."""
         # The anchor's, which a file must be under to be used: of one that cannot be, it is all that is sure.
         public = self.public.hex() if self.public is not None else None
-        return open_slot(
-            self._arena, self._catalog, public, passphrase, slot, min_log_n=self._min_log_n, kind=kind
+        return partial(
+            open_slot,
+            self._arena,
+            self._catalog,
+            public,
+            passphrase,
+            slot,
+            min_log_n=self._min_log_n,
+            kind=kind,
         )
 
     async def _derive(self, work: Callable[[], T], discard: Callable[[T], None]) -> T:
@@ -334,8 +338,12 @@ class Door:
     def _check_there(self) -> None:
         if self.fault is not None:
             raise self.fault.with_traceback(None)  # raised again and again, it would gather the traces of all
-        if self._file.chain.head is None:
+        if not self._catalog.slots:
             raise UninitializedError
+        if (
+            self._switching
+        ):  # the file has another key by now, or has not: what is known here may be of neither
+            raise BusyError("the vault's key is being replaced")
 
     def _check_new(self, passphrase: Slot, log_n: int) -> None:
         passphrases.check(passphrase)
@@ -357,6 +365,10 @@ class Door:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _unlocked_already() -> BadRequestError:
+    return BadRequestError("the vault is unlocked already")
 
 
 def close_key(found: tuple[Seal, object]) -> None:

@@ -7,7 +7,8 @@
 3. Nothing but the right passphrase leads to *unlocked*: by `init`, `unlock`, or `restore_vault`.
 4. A vault file that cannot be used counts as *locked*: its error is the answer to every unlock, and only
    `restore_vault` leads on.
-5. A vault that is restored while another is being unlocked takes its place; that unlock comes to nothing.
+5. A vault that is restored takes the place of the one that was, in whatever state: it is found, then opened. An unlock
+   of the other that is under way comes to nothing.
 6. There is no way back to *uninitialized* but from an `init` that came to nothing.
 
 What each method of the sockets does in each state is in `avault_protocol.METHODS`.
@@ -22,17 +23,17 @@ from avault_protocol import LOCKED, UNINITIALIZED, UNLOCKED, UNLOCKING, Internal
 Occasion = Literal["found", "init", "init_failed", "try", "failed", "opened", "restored", "lock"]
 
 TRANSITIONS: dict[str, dict[Occasion, str]] = {
-    UNINITIALIZED: {"found": LOCKED, "init": UNLOCKING, "restored": UNLOCKED, "lock": UNINITIALIZED},
-    LOCKED: {"try": UNLOCKING, "restored": UNLOCKED, "lock": LOCKED},
+    UNINITIALIZED: {"found": LOCKED, "init": UNLOCKING, "lock": UNINITIALIZED},
+    LOCKED: {"found": LOCKED, "try": UNLOCKING, "restored": UNLOCKED, "lock": LOCKED},
     UNLOCKING: {
         "try": UNLOCKING,
         "opened": UNLOCKED,
         "failed": LOCKED,
         "init_failed": UNINITIALIZED,
-        "restored": UNLOCKED,
+        "found": LOCKED,
         "lock": LOCKED,
     },
-    UNLOCKED: {"restored": UNLOCKED, "lock": LOCKED},
+    UNLOCKED: {"found": LOCKED, "lock": LOCKED},
 }
 """state -> what happens -> state. What is not there cannot happen."""
 

@@ -284,14 +284,14 @@ class Vault(Ways):
         be done if none can be given.
 
         `WrongPassphraseError`, `CorruptError`, `TooLargeError`, `BadRequestError`: all is as it was. `BusyError`: the
-        vault is being unlocked, or became another while this waited. `LockedError`: it was locked meanwhile.
+        vault became another while this waited. `LockedError`: it was locked or restored meanwhile.
         """
         before, replaced = self.epoch, self.public
-        if self.state == UNLOCKING:
-            raise BusyError("the vault is being unlocked")
         async with self._writing:
             if self.public != replaced:
                 raise BusyError("the vault became another meanwhile")
+            if self.epoch != before:
+                raise LockedError("the vault was locked or restored meanwhile")
             if not proven and self.state != UNINITIALIZED and self.fault is None:
                 raise ProofRequiredError  # it has come to be of use meanwhile
             under = None if proven or self.fault is None else (self.public or b"").hex()
@@ -315,10 +315,9 @@ class Vault(Ways):
         self.fault = None
         self._take(None)
         self._publish(catalog)
+        self._to("found")
         if self.epoch != since:
             seal.close()
-            if self.state == UNINITIALIZED:
-                self._to("found")
             raise LockedError("the copy is in place, and was locked at once")
         self._next_epoch()  # an unlock under way is of the vault that was
         self._enter(seal, "restored")
