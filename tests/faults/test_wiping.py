@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing, contextmanager
@@ -77,15 +76,6 @@ def open_scene(folder: Path, config: str = CONFIG, env: dict[str, str] | None = 
         scene = Scene(daemon)
         yield scene
         scene.desk.close()
-
-
-@pytest.fixture(autouse=True)
-def quick_to_switch() -> Generator[None]:
-    """Here a thread watches while another is logind; by default that one would wait for it up to 5 ms each time."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +201,10 @@ async def heard(scene: Scene, bus: int, say: Callable[[], Awaitable[None]], time
     """Let something be said on the bus, so often, and see how long it takes."""
     trials: list[Took] = []
     for _ in range(times):
-        with watch(scene.daemon.pid, bus) as seen:
+        with watch(scene.daemon.pid, bus) as seen, seen.apart() as wiped:
             begin = time.monotonic()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(say)
-                trials.append(await trio.to_thread.run_sync(seen.since, begin))
+            await say()
+            trials.append(await trio.to_thread.run_sync(wiped, begin))
         await trio.to_thread.run_sync(scene.unlock)
     return trials
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,13 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
+from . import looking
 from .memory import arena_of
 from .waiting import until
 
-PATIENCE = 60.0
-"""Seconds that a wipe may take before it counts as none."""
-PAUSE = 1e-4
-"""Seconds between two looks, for whoever has a part in it and shares a processor or this interpreter with us."""
 AIM = 0.010
 """Seconds from what calls for a lock to an arena of zeroes."""
 
@@ -38,28 +37,36 @@ class Watch:
 
     def zero(self) -> bool:
         """Whether all of it is zero, or the memory is gone, at this moment."""
-        try:
-            content = os.pread(self.memory, self.size, self.address)
-        except OSError:  # unmapped
-            return True
-        return content.count(0) == len(content)  # of a process that has ended there is nothing to read
+        return looking.zero(self.memory, self.address, self.size)
 
     def since(self, begin: float) -> Took:
         """Wait for the wipe, which *begin*, in seconds of the monotonic clock, calls for."""
         time.sleep(max(0.0, begin - time.monotonic()))
-        looked, looking = begin, time.monotonic()
-        while not self.zero():
-            assert looking < begin + PATIENCE, "it is not wiped"
-            time.sleep(PAUSE)
-            looked, looking = looking, time.monotonic()
-        end = time.monotonic()
-        return Took(end - begin, end - looked)
+        return _took(begin, *looking.until_zero(self.memory, self.address, self.size))
+
+    @contextmanager
+    def apart(self) -> Generator[Callable[[float], Took]]:
+        """Look from a process of its own; give what waits for the wipe, by when that was called for.
+
+        For a test that has a part in what it waits for, and in whose own interpreter one keeps the other waiting.
+        """
+        where = map(str, (self.memory, self.address, self.size))
+        command = [sys.executable, "-P", looking.__file__, *where]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[self.memory]) as process:
+            assert process.stdout is not None
+            said = process.stdout
+            assert said.readline() == b"ready\n"
+            yield lambda begin: _took(begin, *map(float, said.readline().split()))
 
     def after(self, trigger: Callable[[], object]) -> Took:
         """Pull the *trigger*, and wait for the wipe that it calls for."""
         begin = time.monotonic()
         trigger()
         return self.since(begin)
+
+
+def _took(begin: float, looked: float, end: float) -> Took:
+    return Took(end - begin, end - max(begin, looked))
 
 
 @contextmanager
