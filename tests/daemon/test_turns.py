@@ -17,9 +17,17 @@ def turns_of(*waiting: tuple[int, str]) -> Turns[str]:
 
 def test_parties_take_turns_whatever_their_numbers() -> None:
     turns = turns_of(*((1, f"crowd {number}") for number in range(100)), (2, "polite"))
-    assert turns.deal(3) == ["crowd 0", "polite", "crowd 1"]
+    assert turns.deal(3) == ["crowd 0", "polite"]
     turns.add(2, "polite")
-    assert turns.deal(3) == ["crowd 2", "polite", "crowd 3"]
+    assert turns.deal(3) == ["crowd 1", "polite"]
+    assert turns.deal(3) == ["crowd 2", "crowd 3", "crowd 4"]
+
+
+def test_of_several_parties_each_has_one_at_a_time() -> None:
+    """Or whoever is alone would wait for several of a crowd, whose answers are sent when all have theirs."""
+    turns = turns_of(*((party, f"{party} {number}") for party in (1, 2, 3) for number in range(3)))
+    assert turns.deal(8) == ["1 0", "2 0", "3 0"]
+    assert turns.deal(2) == ["1 1", "2 1"]
 
 
 def test_who_comes_in_the_middle_is_next_but_one_at_most() -> None:

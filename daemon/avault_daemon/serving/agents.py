@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..core import Core
 
 ROUND = 4
-"""Requests of one round, at most; it bounds how long the next one who comes waits for its turn."""
+"""Requests of one round, at most; it bounds how long the next one who comes waits for its turn. Of several uids each has one."""
 MOMENT = 0.000_25
 """Seconds for which agents are served before all other tasks have their turn: operators, deadlines, syncs."""
 _LEAST_WAIT = 0.001  # epoll_wait(2) knows nothing shorter
@@ -178,7 +178,7 @@ class Agents:
         # Who asks on a connection whose process has died is somebody else.
         for process in self._processes.dead():
             self._bury(process)
-        _each(served, AgentConnection.answer, ROUND // (len(served) or 1))
+        _each(served, AgentConnection.answer, ROUND if len(served) == 1 else 1)
         try:
             self._core.record.flush()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else is to suffer from it

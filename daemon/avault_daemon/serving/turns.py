@@ -32,7 +32,9 @@ class Turns(Generic[T]):
             queue.append(one)
 
     def deal(self, most: int) -> list[T]:
-        """Return those whose turns are next, at most so many; they wait no more."""
+        """Return those whose turns are next, at most so many, and where several parties wait one of each; they wait no more."""
+        if len(self._parties) > 1:
+            most = min(most, len(self._parties))
         dealt: list[T] = []
         while self._parties and len(dealt) < most:
             party = next(iter(self._parties))
