@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import trio
@@ -47,6 +48,36 @@ def test_a_live_process_is_found_by_pid_and_start_time(child: subprocess.Popen[b
     process.close()
     process.close()
     assert process.fileno() == -1
+
+
+def test_its_cgroup_is_asked_for_again_and_again_in_one_file(child: subprocess.Popen[bytes]) -> None:
+    before = open_descriptors()
+    process = find(child.pid)
+    said = Path(f"/proc/{child.pid}/cgroup").read_bytes()
+    assert [process.cgroup() for _ in range(3)] == [said] * 3
+    assert open_descriptors() == before + 2
+    process.close()
+    assert open_descriptors() == before
+
+
+@pytest.mark.alone
+@needs_pids
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_cgroup_of_one_that_has_ended_is_not_that_of_its_successor(asked: bool) -> None:
+    first = sleeper()
+    process = find(first.pid)
+    if asked:
+        assert process.cgroup()
+    end(first)
+    before = open_descriptors()
+    second = sleeper_with(first.pid)
+    try:
+        with pytest.raises(ProcessLookupError):
+            process.cgroup()
+        assert open_descriptors() == before
+    finally:
+        end(second)
+        process.close()
 
 
 def test_another_start_time_is_another_process(child: subprocess.Popen[bytes]) -> None:

@@ -5,8 +5,8 @@
 2. ``SO_PEERPIDFD`` (Linux 6.5): a handle on that very process, which the kernel has kept since ``connect()``. From here
    on a pid that is given to another process is noticed.
 3. ``/proc/PID/stat`` and ``cgroup``: start time and unit, by number, and so perhaps of a process that has the number now.
-   The start time of a process that is known already is not read again: where the holder of the handle and the known one,
-   of the same number, are both alive, they are one.
+   Of a process that is known already the start time is not read again, and the unit from a file that stays its own:
+   where the holder of the handle and the known one, of the same number, are both alive, they are one.
 4. Poll the handle. Still alive: then nobody else can have had the number meanwhile, and what step 3 read is its own.
    Not alive: nothing is believed, and the connection is refused, though a child may hold its socket.
 
@@ -32,12 +32,10 @@ from typing import NamedTuple
 from avault_protocol import UnknownAgentError
 
 from .policy import Caller
-from .processes import GONE, Process, alive, read_proc, start_time
+from .processes import GONE, MAX_CGROUP, Process, alive, read_proc, start_time
 
 SO_PEERPIDFD = 77
 _UCRED = struct.Struct("=iII")
-# A dozen hierarchies with a path of at most 4 KiB each; a longer text is cut off, which is seen by its missing end.
-_MAX_CGROUP = 64 * 1024
 _MAX_EXE = 256
 
 _UNIT_SUFFIXES = (
@@ -95,9 +93,10 @@ def identify(
         )
     pidfd, attested = _pidfd_of_peer(connection, pid)
     try:
-        unit = _unit(pid) if attested else None
+        same = known if known is not None and alive(pidfd, known.fileno()) else None
+        unit = _unit(pid, same) if attested else None
         path = _exe(pid) if exe else None
-        started = _started(pid, pidfd, known)
+        started = _started(pid, pidfd) if same is None else same.started
     except BaseException:
         os.close(pidfd)
         raise
@@ -107,10 +106,8 @@ def identify(
     return caller, Process(pid, started, pidfd)
 
 
-def _started(pid: int, pidfd: int, known: Process | None) -> int:
+def _started(pid: int, pidfd: int) -> int:
     """Return when the process of *pidfd*, which has the number *pid*, started; it is alive, or `CallerGoneError`."""
-    if known is not None and alive(pidfd, known.fileno()):
-        return known.started
     started = start_time(pid)
     if not alive(pidfd):
         raise CallerGoneError
@@ -178,9 +175,9 @@ def _pidfd_of_peer(connection: socket.socket, pid: int) -> tuple[int, bool]:
         raise
 
 
-def _unit(pid: int) -> str | None:
+def _unit(pid: int, known: Process | None) -> str | None:
     try:
-        return _unit_in(read_proc(f"/proc/{pid}/cgroup", _MAX_CGROUP))
+        return _unit_in(read_proc(f"/proc/{pid}/cgroup", MAX_CGROUP) if known is None else known.cgroup())
     except OSError:
         return None
 

@@ -16,6 +16,9 @@ import select
 Key = tuple[int, int]
 """(pid, start time in clock ticks since boot): names one process for as long as the machine is up."""
 
+MAX_CGROUP = 64 * 1024
+"""Bytes read of one: a dozen hierarchies with a path of at most 4 KiB each. Longer, it is cut off, which its end shows."""
+
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT, errno.ENODATA)
 """How kernels say that there is no such process (any more): reaped, or its number is that of a thread now."""
 
@@ -23,7 +26,7 @@ GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT, errno.ENODATA)
 class Process:
     """One process, dead or alive, and the pidfd that it owns. Equal to any other with the same pid and start time."""
 
-    __slots__ = ("_pidfd", "key", "pid", "started")
+    __slots__ = ("_cgroup", "_pidfd", "key", "pid", "started")
 
     def __init__(self, pid: int, started: int, pidfd: int) -> None:
         self.pid = pid
@@ -31,6 +34,7 @@ class Process:
         self.key: Key = (pid, started)
         """What names this process."""
         self._pidfd = pidfd
+        self._cgroup = -1  # its file, once it was asked for
 
     @classmethod
     def find(cls, pid: int, started: int) -> Process | None:
@@ -55,15 +59,30 @@ class Process:
         """Report whether it still runs."""
         return alive(self._pidfd)
 
+    def cgroup(self) -> bytes:
+        """Return what its ``/proc/PID/cgroup`` says now, cut off after `MAX_CGROUP` bytes; OSError once it has ended.
+
+        The file is opened once: it stays that of this process, whoever has the number by then.
+        """
+        if self._cgroup < 0:
+            descriptor = os.open(f"/proc/{self.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+            if not self.alive():
+                os.close(descriptor)
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self._cgroup = descriptor
+        return os.pread(self._cgroup, MAX_CGROUP, 0)
+
     def fileno(self) -> int:
         """Return the pidfd, -1 once closed."""
         return self._pidfd
 
     def close(self) -> None:
-        """Close the pidfd; closing twice is fine."""
-        if self._pidfd >= 0:
-            pidfd, self._pidfd = self._pidfd, -1
-            os.close(pidfd)
+        """Close its descriptors; closing twice is fine."""
+        descriptors = self._pidfd, self._cgroup
+        self._pidfd = self._cgroup = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Process) and self.key == other.key
