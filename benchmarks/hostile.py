@@ -150,21 +150,24 @@ def control(seconds: float, rounds: int) -> None:
     assert worst > 2 * best, "the control does not do worse: the run is void"
 
 
-def idlers(count: int, seconds: float) -> None:
-    """So many idle connections after hello, of one process."""
+def idlers(count: int, seconds: float, rounds: int) -> None:
+    """So many idle connections after hello, of one process; what each takes is of the first round, when none was before."""
     with furnished() as service:
-        alone, beside = Times(), Times()
-        alone.take(service, seconds)
-        time.sleep(1)  # until what the polite client has closed is gone
-        memory, descriptors = service.resident(), service.descriptors()
-        with Crowd("idle", count, service.agent_socket, HERMES, prefix=HOSTILE):
-            while service.descriptors() < descriptors + count:
+        alone, beside, each = Times(), Times(), list[float]()
+        for _ in range(rounds):
+            alone.take(service, seconds)
+            time.sleep(1)  # until what the polite client has closed is gone
+            memory, descriptors = service.resident(), service.descriptors()
+            with Crowd("idle", count, service.agent_socket, HERMES, prefix=HOSTILE):
+                while service.descriptors() < descriptors + count:
+                    time.sleep(0.1)
+                time.sleep(2)
+                each.append((service.resident() - memory) / count / 1024)
+                beside.take(service, seconds)
+                assert service.descriptors() >= descriptors + count, "some went away"
+            while service.descriptors() > descriptors:
                 time.sleep(0.1)
-            time.sleep(2)
-            each = (service.resident() - memory) / count / 1024
-            beside.take(service, seconds)
-            assert service.descriptors() >= descriptors + count, "some went away"
-        row(f"{count} idle", alone, beside, f"{each:.1f} KiB each")
+        row(f"{count} idle", alone, beside, f"{each[0]:.1f} KiB each")
 
 
 def main() -> None:
@@ -181,7 +184,7 @@ def main() -> None:
         "| crowd | p50 us | p99 us | ratio | new connection p50 us | refused | |\n|---|---|---|---|---|---|---|"
     )
     if "idle" in given.what:
-        idlers(given.idle, 2 * given.seconds)
+        idlers(given.idle, given.seconds, given.rounds)
     if kinds := [kind for kind in KINDS if kind in given.what]:
         crowds(kinds, given.seconds, given.rounds)
     if "control" in given.what:
