@@ -424,7 +424,8 @@ def test_descriptors_that_nobody_asked_for_are_closed(service: Service, start: S
     assert clerk.hear() == "unknown_agent"
     clerk.connect(service.operator_socket)
     assert isinstance(clerk.call("status"), dict)
-    assert service.settles_at(before + 1)  # of who comes again while it is known the cgroup's file is kept, too
+    # Of who comes again while it is known the cgroup's file is kept, too.
+    assert service.settles_at(before + 1)
 
 
 def test_a_crowd_that_says_nothing_keeps_nobody_from_being_served(service: Service, start: Start) -> None:
