@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,26 @@ class House:
     async def restore(self, path: Path, passphrase: str = NEW) -> None:
         with path.open("rb") as file, self.place.secret(passphrase) as given:
             await self.vault.restore_vault(file.fileno(), given)
+
+    async def restored(self, path: Path, passphrase: str = NEW, *, locked: bool = False) -> None:
+        """Restore; where it is *locked* meanwhile that is said."""
+        with pytest.raises(LockedError, match="at once") if locked else nullcontext():
+            await self.restore(path, passphrase)
+
+    @asynccontextmanager
+    async def unlocking_in_vain(self, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
+        """Have an unlock under way, as long as the block lasts, that comes to nothing: the vault was locked meanwhile."""
+        gate = Gate(monkeypatch, door, "open_slot", after=True)
+
+        async def discarded() -> None:
+            with pytest.raises(LockedError, match="meanwhile"):
+                await self.place.unlock(self.vault)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discarded)
+            await gate.reached.wait()
+            yield
+            gate.go.set()
 
     def reopen(self) -> Vault:
         self.vault.close()
@@ -288,18 +310,9 @@ async def test_an_unlock_under_way_is_not_of_the_vault_that_was_restored(
     """It began before the copy was put in place, with a slot of the vault before; nor does it hold that up."""
     path = await house.export()
     house.vault.lock()
-    gate = Gate(monkeypatch, door, "open_slot", after=True)
-
-    async def discarded() -> None:
-        with pytest.raises(LockedError, match="meanwhile"):
-            await house.place.unlock(house.vault)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(discarded)
-        await gate.reached.wait()
+    async with house.unlocking_in_vain(monkeypatch):
         await house.restore(path)
         assert house.vault.state == UNLOCKED
-        gate.go.set()
     assert house.vault.state == UNLOCKED
     check_content(house.vault)
 
@@ -336,15 +349,11 @@ async def test_nobody_unlocks_between_the_announcement_of_a_key_and_its_use(
         key = passphrases.open_key(Arena(1 << 16), content, given, min_log_n=CHEAP)
     gate = Gate(monkeypatch, LogFile, "replace", after=True)
 
-    async def changed() -> None:
-        if step == "rekey":
-            await house.rekey()
-        else:
-            with pytest.raises(LockedError, match="at once"):
-                await house.restore(path)
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(changed)
+        if step == "rekey":
+            nursery.start_soon(house.rekey)
+        else:
+            nursery.start_soon(partial(house.restored, path, locked=True))
         await gate.reached.wait()
         with house.place.secret(PASSPHRASE) as given, pytest.raises(BusyError, match="being replaced"):
             await house.vault.prove(given)
@@ -364,7 +373,6 @@ async def test_a_copy_that_is_in_place_and_cannot_be_entered_leaves_it_locked(
 ) -> None:
     path = await house.export()
     house.vault.lock()
-    gate = Gate(monkeypatch, door, "open_slot", after=True)
     policy, replace = Catalog.policy, LogFile.replace
 
     def full(catalog: Catalog, seal: Seal | None) -> Policy:
@@ -376,19 +384,12 @@ async def test_a_copy_that_is_in_place_and_cannot_be_entered_leaves_it_locked(
         monkeypatch.setattr(Catalog, "policy", full)
         return replace(file, data)
 
-    async def discarded() -> None:
-        with pytest.raises(LockedError, match="meanwhile"):
-            await house.place.unlock(house.vault)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(discarded)
-        await gate.reached.wait()
+    async with house.unlocking_in_vain(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(LogFile, "replace", replace_and_fill)
             with pytest.raises(BusyError, match="full"):
                 await house.restore(path)
         assert house.vault.state == LOCKED
-        gate.go.set()
     assert house.vault.state == LOCKED
     monkeypatch.undo()
     await house.place.unlock(house.vault, NEW)
@@ -456,9 +457,11 @@ async def test_one_restore_at_a_time(house: House) -> None:
     assert house.vault.public.hex() == log.chain.public
 
 
+@pytest.mark.parametrize("locked", [False, True])
 async def test_an_init_that_waits_for_a_restore_comes_too_late(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool
 ) -> None:
+    """Where both are ended by a lock, there is the file, which is a vault, and locked."""
     path = await house.export()
     place = Place(tmp_path / "elsewhere")
     gate = Gate(monkeypatch, LogFile, "replace")
@@ -469,41 +472,16 @@ async def test_an_init_that_waits_for_a_restore_comes_too_late(
 
     with place.opened() as vault:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(House(place, vault, tmp_path).restore, path)
+            nursery.start_soon(partial(House(place, vault, tmp_path).restored, path, locked=locked))
             await gate.reached.wait()
             nursery.start_soon(late, vault)
             await trio.testing.wait_all_tasks_blocked()
+            if locked:
+                vault.lock()
             gate.go.set()
-        assert vault.state == UNLOCKED
-        check_content(vault)
-
-
-async def test_a_lock_while_an_init_waits_for_a_restore(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither comes to anything but the file, which is a vault, and locked."""
-    path = await house.export()
-    place = Place(tmp_path / "elsewhere")
-    gate = Gate(monkeypatch, LogFile, "replace")
-
-    async def late(vault: Vault) -> None:
-        with pytest.raises(BusyError, match="meanwhile"):
-            await place.init(vault)
-
-    async def locked_at_once(vault: Vault) -> None:
-        with pytest.raises(LockedError, match="at once"):
-            await House(place, vault, tmp_path).restore(path)
-
-    with place.opened() as vault:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(locked_at_once, vault)
-            await gate.reached.wait()
-            nursery.start_soon(late, vault)
-            await trio.testing.wait_all_tasks_blocked()
-            vault.lock()
-            gate.go.set()
-        assert vault.state == LOCKED
-        await place.unlock(vault, NEW)
+        assert vault.state == (LOCKED if locked else UNLOCKED)
+        if locked:
+            await place.unlock(vault, NEW)
         check_content(vault)
 
 
@@ -515,19 +493,12 @@ async def test_a_restore_that_waits_for_another_of_the_same_key_comes_too_late(
     copy.write_bytes(house.place.file.read_bytes())
     gate = Gate(monkeypatch, LogFile, "replace")
 
-    async def first() -> None:
-        if locked:
-            with pytest.raises(LockedError, match="at once"):
-                await house.restore(copy, PASSPHRASE)
-        else:
-            await house.restore(copy, PASSPHRASE)
-
     async def late() -> None:
         with pytest.raises(LockedError, match="locked or restored meanwhile"):
             await house.restore(copy, PASSPHRASE)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first)
+        nursery.start_soon(partial(house.restored, copy, PASSPHRASE, locked=locked))
         await gate.reached.wait()
         nursery.start_soon(late)
         await trio.testing.wait_all_tasks_blocked()

@@ -17,7 +17,10 @@ Key = tuple[int, int]
 """(pid, start time in clock ticks since boot): names one process for as long as the machine is up."""
 
 MAX_CGROUP = 64 * 1024
-"""Bytes read of one: a dozen hierarchies with a path of at most 4 KiB each. Longer, it is cut off, which its end shows."""
+"""Bytes read of a ``/proc/PID/cgroup``: a dozen hierarchies with a path of at most 4 KiB each.
+
+A longer text is cut off, which is seen by its missing end.
+"""
 
 GONE = (errno.ESRCH, errno.EINVAL, errno.ENOENT, errno.ENODATA)
 """How kernels say that there is no such process (any more): reaped, or its number is that of a thread now."""

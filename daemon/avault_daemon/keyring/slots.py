@@ -59,8 +59,7 @@ class KeyringSlots:
         before, public = self._vault.epoch, self._vault.public
         content = KeyringSlot.parse(self._vault.slot_content(slot))
         with await self._fetch(slot, content) as wrap:
-            if self._vault.epoch != before:
-                raise LockedError("the vault was locked meanwhile")
+            self._vault.check_epoch(before)
             return slots.open_key(self._arena, public or b"", slot, content, wrap)
 
     async def _fetch(self, slot: str, content: KeyringSlot) -> Slot:

@@ -84,8 +84,7 @@ async def _guess(turn: Turn, check: Callable[[], Awaitable[str]]) -> str:
     another's key is still being derived; nobody else waits for them."""
     core, uid, before = turn.core, turn.caller.uid, turn.core.vault.epoch
     async with core.guesses[uid]:
-        if core.vault.epoch != before:
-            raise LockedError("the vault was locked meanwhile")
+        core.vault.check_epoch(before)
         core.throttle.check(uid)
         turn.progress("deriving the key")
         try:

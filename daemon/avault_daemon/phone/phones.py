@@ -26,7 +26,6 @@ from avault_protocol import (
     BusyError,
     CorruptError,
     DeniedError,
-    LockedError,
     NotFoundError,
 )
 
@@ -131,7 +130,8 @@ class Phones:
             try:
                 await self._renew(opened)  # cancelled, it is only done the next time
             except AvaultError as error:
-                self._check_epoch(epoch)  # if not locked meanwhile, the vault is open, whatever the disk says
+                # If not locked meanwhile, the vault is open, whatever the disk says.
+                self._vault.check_epoch(epoch)
                 log.warning("slot %s was not renewed: %s", opened.slot, error.message)
                 on_stage(
                     "unrenewed", "", f"unlocked, but slot {opened.slot} was not renewed: {error.message}"
@@ -159,7 +159,7 @@ class Phones:
             pairing = undo.enter_context(await self._load(slot))
             async with self.signers.paired(content, pairing, on_stage) as remote:
                 with await remote.ask(remote.signer.nip44_decrypt(public, content.payload)) as answer:
-                    self._check_epoch(before)
+                    self._vault.check_epoch(before)
                     key = self._open_with(public, slot, content, answer, pairing)
                     undo.callback(key.close)
             undo.pop_all()
@@ -230,7 +230,7 @@ class Phones:
             payload = self._vault.encrypt_for(content.operator, text, challenge)
             async with self.signers.paired(content, pairing, on_stage) as remote:
                 with await remote.ask(remote.signer.nip44_decrypt(public or b"", payload)) as answer:
-                    self._check_epoch(before)
+                    self._vault.check_epoch(before)
                     token = _only_token(answer)
                     same = sodium.memcmp(token.address, challenge.address, KEY)
                     if not same or not compare_digest(answer.text, text + "0" * (2 * KEY)):
@@ -319,10 +319,6 @@ class Phones:
 
     async def _save(self, slot: str, pairing: Pairing) -> None:
         await trio.to_thread.run_sync(self._pairings.save, slot, pairing)
-
-    def _check_epoch(self, before: int) -> None:
-        if self._vault.epoch != before:
-            raise LockedError("the vault was locked meanwhile")
 
 
 def _only_token(answer: Answer) -> Slot:

@@ -125,6 +125,11 @@ class Door:
         """What was odd at the start; of a vault file that cannot be used, why."""
         return [*self._file.warnings, *([self.fault.message] if self.fault else [])]
 
+    def check_epoch(self, before: int) -> None:
+        """Raise `LockedError` if the arena was wiped after the epoch *before*: what came there in it is zeroes."""
+        if self.epoch != before:
+            raise LockedError("the vault was locked meanwhile")
+
     # --- start and end ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -168,7 +173,7 @@ class Door:
         self._next_epoch()
         was = self.state
         # An `init` under way has made no vault that could be locked; it finds out by itself that its key is gone.
-        if not (was == UNLOCKING and not self._catalog.slots):
+        if was != UNLOCKING or self._catalog.slots:
             self._to("lock")
         self._take(None)
         self.policy = self.policy.locked()
@@ -340,9 +345,11 @@ class Door:
             raise self.fault.with_traceback(None)  # raised again and again, it would gather the traces of all
         if not self._catalog.slots:
             raise UninitializedError
-        if (
-            self._switching
-        ):  # the file has another key by now, or has not: what is known here may be of neither
+        self._check_key()
+
+    def _check_key(self) -> None:
+        """Raise `BusyError` between the announcement of another key and its use: the file may have either by now."""
+        if self._switching:
             raise BusyError("the vault's key is being replaced")
 
     def _check_new(self, passphrase: Slot, log_n: int) -> None:
@@ -359,8 +366,7 @@ class Door:
     def _need_since(self, before: int) -> Seal:
         """Return the key, unless the arena was wiped after the epoch *before*: what the caller put there is zeroes."""
         seal = self._need()
-        if self.epoch != before:
-            raise LockedError("the vault was locked meanwhile")
+        self.check_epoch(before)
         return seal
 
     def _now(self) -> int:

@@ -230,8 +230,7 @@ class Vault(Ways):
 
         `BusyError` between the announcement of another key and its use.
         """
-        if self._switching:
-            raise BusyError("the vault's key is being replaced")
+        self._check_key()
         return self._need().sign(digest)
 
     async def export(self, fd: int, passphrase: Slot, log_n: int) -> None:
