@@ -42,7 +42,10 @@ SYNC_DELAY = 0.05
 SIGN_DELAY = 0.9
 """Seconds from a line to the checkpoint that covers it, while there is a signer; the promise is 1 s."""
 SIGN_LINES = 256
-"""Lines after which a checkpoint is due at once."""
+"""Lines after which a checkpoint is due with the next sync, and goes to the disk with it.
+
+Not at once: in a crowd that was a signature some hundred times a second, each of which everybody waited for.
+"""
 RETRY_DELAY = 1.0
 """Seconds until `run` tries again what failed."""
 
@@ -183,7 +186,7 @@ class Record:
         self._lost = 0
         echo(noted)
         many = self._chain.tail.unsigned >= SIGN_LINES
-        if self._sync_at == math.inf or self._sign_at == math.inf or (many and self._sign_at > -math.inf):
+        if self._sync_at == math.inf or self._sign_at == math.inf or (many and self._sign_at > self._sync_at):
             self._written(many)  # else an earlier line has seen to it
 
     def try_flush(self) -> None:
@@ -196,7 +199,7 @@ class Record:
     def _written(self, many: bool) -> None:
         now = self._monotonic()
         self._sync_at = min(self._sync_at, now + SYNC_DELAY)
-        self._sign_at = -math.inf if many else min(self._sign_at, now + SIGN_DELAY)
+        self._sign_at = min(self._sign_at, self._sync_at if many else now + SIGN_DELAY)
         self._rouse()
 
     async def settle(self) -> None:
@@ -237,7 +240,7 @@ class Record:
             self.try_flush()
             self._sign_if_due()
             if self._sync_at > self._monotonic():
-                continue  # in a crowd many checkpoints are signed for one sync
+                continue
             try:
                 await self._sync(self.number)
             except AuditFailedError as error:
