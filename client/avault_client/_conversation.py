@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ._question import Head, Question
 
-# Bytes. Holds what most secrets are, tokens and keys, and costs nothing to make and to wipe. For larger ones it grows.
-FIRST_BUFFER = 4 * 1024
+# Bytes. Holds what most secrets are, tokens, and costs nothing to make and to wipe. For larger ones it grows.
+FIRST_BUFFER = 1024
 
 
 class Answer:
