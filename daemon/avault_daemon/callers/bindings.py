@@ -79,8 +79,8 @@ class Bindings:
             ) from error
 
     def holds(self, agent: str, plugin: str, process: Process) -> bool:
-        """Report whether *process*, alive, is a holder of *plugin* of *agent*: then to `bind` would change nothing."""
-        return process in self._held.get((agent, plugin), ()) and process.alive()
+        """Report whether *process* is a holder of *plugin* of *agent* and was not dropped: then to `bind` changes nothing."""
+        return process in self._held.get((agent, plugin), ())
 
     def holders(self, agent: str, plugin: str) -> list[int]:
         """Return the pids of the live processes that hold *plugin* of *agent*."""

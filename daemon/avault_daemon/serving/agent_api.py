@@ -115,6 +115,7 @@ class AgentConversation:
     def resume(self, opening: Opening) -> bool:
         """Begin as the same caller has by *opening*, if that would be answered as it was; report whether."""
         core, agent, plugin = self._core, opening.agent, opening.plugin
+        # Who has died by now was dropped in this very round, after what is asked here was received.
         if not core.bindings.holds(agent, plugin, self._process) or not core.gate.again(
             opening.answer.allowed
         ):

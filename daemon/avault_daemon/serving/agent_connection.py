@@ -49,7 +49,7 @@ RECEIVE = 4 * 1024
 
 Wants = Literal["turn", "more"] | None
 
-_GONE = (BrokenPipeError, ConnectionResetError, EOFError, Stalled, trio.ClosedResourceError)
+_GONE = (BrokenPipeError, ConnectionResetError, Stalled, trio.ClosedResourceError)
 _BROKEN = (BadRequestError, TooLargeError, RequestTimeoutError)
 
 
@@ -92,16 +92,17 @@ class AgentConnection:
     # --- a turn, in three steps: receive, answer, send ----------------------------------------------------------
 
     def receive(self) -> None:
-        """Take in what has come, if nothing is left of what came before; EOFError at the end of the stream."""
+        """Take in what has come, if nothing is left of what came before; the end of the stream ends the connection."""
         if self._asked is not None or self._stuck:
             return
         try:
             data = self._sock.recv(RECEIVE)
         except BlockingIOError:
             return
-        if not data:
-            raise EOFError
-        self._asked = data
+        if data:
+            self._asked = data
+        else:
+            self.end()
 
     def answer(self, most: int) -> None:
         """Answer at most so many requests. What that puts on record must be flushed before `send`."""

@@ -76,7 +76,8 @@ class Agents:
         self._processes = core.bindings.processes
         # A death wakes the task too: each round buries who has died.
         self._epoll.register(self._processes.fileno(), select.EPOLLIN)
-        self._epoll.register(arrivals.fileno(), select.EPOLLIN)
+        self._door = arrivals.fileno()
+        self._epoll.register(self._door, select.EPOLLIN)
         self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
 
     def __len__(self) -> int:
@@ -152,15 +153,16 @@ class Agents:
 
     def _next(self, came: list[tuple[int, int]]) -> list[AgentConnection]:
         """Return whose turn it is, now that this *came*."""
-        if len(came) == 1 and not self._turns.waiting and not self._arrivals.line.waiting:
-            only = self._by_number.get(came[0][0])
-            if only is not None:
-                return [only]
+        spoke: list[AgentConnection] = []
         for number, _ in came:
             if (connection := self._by_number.get(number)) is not None:
-                self._turns.add(connection.caller.uid, connection)
-            elif number == self._arrivals.fileno():
+                spoke.append(connection)
+            elif number == self._door:
                 self._knocked = True
+        if len(spoke) == 1 and not self._turns.waiting and not self._arrivals.line.waiting:
+            return spoke
+        for connection in spoke:
+            self._turns.add(connection.caller.uid, connection)
         if not self._turns.waiting:
             self._welcome()
         return self._turns.deal(ROUND)

@@ -39,6 +39,27 @@ class Newcomer(NamedTuple):
     agent: str | None
 
 
+class Listener(socket.socket):
+    """A listening Unix socket in place of *sock*, which is used up; it does not block.
+
+    `accept` asks for these two each time. Elsewhere they make an enum of a number first, which takes longer than the rest.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(fileno=sock.detach())
+        self.setblocking(False)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Return that it is local."""
+        return socket.AF_UNIX
+
+    @property
+    def type(self) -> socket.SocketKind:
+        """Return that it is a stream."""
+        return socket.SOCK_STREAM
+
+
 class Arrivals:
     """The listening sockets of agents, and who comes there.
 
@@ -55,7 +76,7 @@ class Arrivals:
         self._greet = greet
         self._admit = admit
         self._epoll = select.epoll()
-        self._listeners: dict[int, tuple[socket.socket, str | None]] = {}
+        self._listeners: dict[int, tuple[Listener, str | None]] = {}
         self.line = Turns[Newcomer]()
         """Who waits to be let in."""
 
@@ -64,10 +85,11 @@ class Arrivals:
         return self._epoll.fileno()
 
     def open(self, listener: socket.socket, agent: str | None = None) -> None:
-        """Let in who comes to *listener*, which must not block and is this object's from now on."""
+        """Let in who comes to *listener*, which is this object's from now on."""
         refuse_descriptors(listener)
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
-        self._listeners[listener.fileno()] = listener, agent
+        own = Listener(listener)
+        self._epoll.register(own.fileno(), select.EPOLLIN)
+        self._listeners[own.fileno()] = own, agent
 
     def shut(self, agent: str) -> None:
         """Close the socket of *agent*."""

@@ -33,14 +33,21 @@ class Turns(Generic[T]):
 
     def deal(self, most: int) -> list[T]:
         """Return those whose turns are next, at most so many, and where several parties wait one of each; they wait no more."""
-        if len(self._parties) > 1:
-            most = min(most, len(self._parties))
-        dealt: list[T] = []
-        while self._parties and len(dealt) < most:
-            party = next(iter(self._parties))
-            queue = self._parties.pop(party)
-            dealt.append(queue.popleft())
-            if queue:
-                self._parties[party] = queue
+        if len(self._parties) == 1:
+            ((party, queue),) = self._parties.items()
+            dealt = [queue.popleft() for _ in range(min(most, len(queue)))]
+            if not queue:
+                del self._parties[party]
+        else:
+            dealt = [self._next() for _ in range(min(most, len(self._parties)))]
         self.waiting.difference_update(dealt)
         return dealt
+
+    def _next(self) -> T:
+        """Take the first of the party whose turn it is; its next turn is behind those of all others."""
+        party = next(iter(self._parties))
+        queue = self._parties.pop(party)
+        one = queue.popleft()
+        if queue:
+            self._parties[party] = queue
+        return one
