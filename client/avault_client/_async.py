@@ -134,13 +134,13 @@ class AsyncVault:
             if self._shared is not None:
                 self._end(self._shared)
             self._shared = await self._new()
-            return checked(await self._shared.call(question, hello=self._profile.hello))
+            return checked(await self._shared.call(question, hello=self._profile.hello()))
 
     async def _connect(self) -> AsyncConnection:
         """Return a new connection on which hello has been said."""
         connection = await self._new()
         try:
-            checked(await connection.call(self._profile.hello))
+            checked(await connection.call(self._profile.hello()))
         except BaseException:
             self._end(connection)
             raise

@@ -207,9 +207,9 @@ class Conversation:
 
     def _grow(self) -> None:
         """Get a larger buffer. Not by extending the old one, which could leave its bytes in freed memory."""
-        larger = bytearray(
-            min(2 * len(self.buffer), self._most)
-        )  # no message that the scanner lets pass is longer
+        end = 0 if self._extent is None else self._extent.end  # if known, all of it fits at once
+        # No message that the scanner lets pass is longer than the most.
+        larger = bytearray(min(max(2 * len(self.buffer), end), self._most))
         larger[: self._stop] = memoryview(self.buffer)[: self._stop]
         wipe(self.buffer)
         self.buffer = larger

@@ -48,7 +48,7 @@ class Lines:
                     # As after a restart of the daemon. The new one gets its own hello.
                     self._end(self._shared)
             self._shared = self._new()
-            return self._shared.call(question, timeout, self._profile.hello)
+            return self._shared.call(question, timeout, self._profile.hello())
         finally:
             self._turn.release()
 
@@ -89,7 +89,7 @@ class Lines:
         """Return a new connection on which hello has been said."""
         connection = self._new()
         try:
-            checked(connection.call(self._profile.hello, self._profile.timeout))
+            checked(connection.call(self._profile.hello(), self._profile.timeout))
         except BaseException:
             self._end(connection)
             raise

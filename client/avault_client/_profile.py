@@ -38,7 +38,7 @@ class Grants:
 class Profile:
     """Who asks, for what, where, and for how long."""
 
-    __slots__ = ("_questions", "_socket", "agent", "declared", "hello", "plugin", "timeout", "wait")
+    __slots__ = ("_questions", "_socket", "agent", "declared", "plugin", "timeout", "wait")
 
     def __init__(
         self,
@@ -59,22 +59,22 @@ class Profile:
         self.timeout = _checked_timeout(timeout)
         self._socket = socket
         self._questions: dict[str, Question] = {}
-        self.hello = self._hello()
-        """What opens a connection."""
+        self.hello()
 
     def path(self) -> str:
         """Return where the agents' socket is at this moment."""
         return agent_socket(self._socket)
 
-    def _hello(self) -> Question:
-        """Return what says all that is declared; raise `BadRequestError` for names that are none."""
-        return the_same((self.plugin, self.agent, self.declared), self._first_hello)
+    def hello(self) -> Question:
+        """Return what opens a connection; raise `BadRequestError` for names that are none."""
+        declared = self.declared  # read once: another thread may declare more meanwhile
+        return the_same((self.plugin, self.agent, declared), lambda: self._first_hello(declared))
 
-    def _first_hello(self) -> Question:
+    def _first_hello(self, declared: tuple[str, ...]) -> Question:
         said: dict[str, object] = {
             "protocol": limits.PROTOCOL_VERSION,
             "plugin": self.plugin,
-            "secrets": list(self.declared),
+            "secrets": list(declared),
         }
         if self.agent is not None:
             said["agent"] = self.agent
@@ -94,7 +94,6 @@ class Profile:
         """Add *name* to what later hellos declare, as `request` did for the connection it was made on."""
         if name not in self.declared:
             self.declared = (*self.declared, name)
-            self.hello = self._hello()
 
     def patience(self, wait: float | None) -> Patience:
         """Return the patience of one call: *wait* seconds, or the profile's."""

@@ -241,6 +241,22 @@ def test_a_buffer_that_grows_leaves_nothing_in_the_old_one() -> None:
     assert not any(left_in(conversation))
 
 
+def test_a_long_value_makes_it_grow_once() -> None:
+    conversation = Conversation()
+    conversation.ask(Question("get_secret", {"name": "A"}))
+    value = b"V" * 32 * FIRST_BUFFER
+    data, spaces = pack_response(1, {}, len(value)) + value, 0
+    while data:
+        space = memoryview(conversation.space())
+        spaces += 1
+        part, data = data[: len(space)], data[len(space) :]
+        space[: len(part)] = part
+        answer = conversation.heard(len(part))
+    assert isinstance(answer, Answer)
+    assert value_of(answer) == value
+    assert spaces == 2
+
+
 def test_a_head_over_the_limit_is_refused_while_it_arrives() -> None:
     conversation = Conversation(max_head=64, max_value=64)
     conversation.ask(Question("grants", {}))

@@ -32,6 +32,18 @@ def value(vault: Vault, name: str = "A", wait: float | None = None) -> str:
 # --- threads -------------------------------------------------------------------------------------------------------
 
 
+def test_a_hello_says_what_was_declared_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = Profile("p", ["A"], agent=None, socket="/nowhere", wait=0, timeout=1)
+
+    def while_another_declares(key: tuple[object, ...], make: Callable[[], Question]) -> Question:
+        profile.declare("SECOND")
+        return make()
+
+    monkeypatch.setattr("avault_client._profile.the_same", while_another_declares)
+    assert b"SECOND" not in profile.hello().under(1), "others are given it for having declared A"
+    assert b"SECOND" in profile.hello().under(1)
+
+
 def test_threads_never_get_each_others_answers(peer: Peer) -> None:
     names = [f"S{number}" for number in range(8)]
     for name in names:

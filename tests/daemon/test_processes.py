@@ -129,6 +129,12 @@ def test_the_number_of_a_thread_is_no_process() -> None:
         thread.join()
 
 
+def test_all_who_have_died_are_told_of_at_once(processes: Processes) -> None:
+    many = [processes.join(Process(number, 0, os.eventfd(1))) for number in range(1, 1101)]
+    assert processes.dead() == many, "whoever is not told of is answered"
+    assert processes.dead() == []
+
+
 def test_no_room_for_a_descriptor_does_not_mean_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(pid: int, flags: int = 0) -> int:
         raise OSError(errno.EMFILE, "too many open files")

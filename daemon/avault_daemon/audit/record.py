@@ -40,11 +40,11 @@ MAX_SEGMENT = 8 * 1024 * 1024
 SYNC_DELAY = 0.05
 """Seconds from a line to the begin of its sync; the promise is 0.1 s to its end."""
 SIGN_DELAY = 0.9
-"""Seconds from a line to the checkpoint that covers it, while there is a signer; the promise is 1 s."""
+"""Seconds from a line to the checkpoint that covers it, while there is a signer; the promise is 1 s, where a sync takes 0.1."""
 SIGN_LINES = 256
 """Lines after which a checkpoint is due with the next sync, and goes to the disk with it.
 
-Not at once: in a crowd that was a signature some hundred times a second, each of which everybody waited for.
+Not at once: in a crowd that was some eighty signatures a second, for each of which everybody waited.
 """
 RETRY_DELAY = 1.0
 """Seconds until `run` tries again what failed."""
