@@ -245,7 +245,7 @@ def test_a_long_value_makes_it_grow_once() -> None:
     conversation = Conversation()
     conversation.ask(Question("get_secret", {"name": "A"}))
     value = b"V" * 32 * FIRST_BUFFER
-    data, spaces = pack_response(1, {}, len(value)) + value, 0
+    data, spaces, answer = pack_response(1, {}, len(value)) + value, 0, conversation.next_event()
     while data:
         space = memoryview(conversation.space())
         spaces += 1
