@@ -44,7 +44,7 @@ SIGN_DELAY = 0.9
 SIGN_LINES = 256
 """Lines after which a checkpoint is due with the next sync, and goes to the disk with it.
 
-Not at once: in a crowd that was some eighty signatures a second, for each of which everybody waited.
+Not at once: in a crowd that was up to two hundred signatures a second, for each of which everybody waited.
 """
 RETRY_DELAY = 1.0
 """Seconds until `run` tries again what failed."""
