@@ -418,9 +418,9 @@ def test_a_bus_that_is_silent_is_given_up(tmp_path: Path) -> None:
             ours.connect({"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/bus"}, patience=0.05)
 
 
-def test_whose_screens_count() -> None:
+async def test_whose_screens_count() -> None:
     mine = ours.concerns("user")
-    assert mine(os.getuid())
-    assert not mine(os.getuid() + 1)
+    assert await mine(os.getuid())
+    assert not await mine(os.getuid() + 1)
     operators = ours.concerns("system")
-    assert not operators(64_999)
+    assert not await operators(64_999)

@@ -18,7 +18,7 @@ import os
 import pwd
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
@@ -46,7 +46,7 @@ PATIENCE = 5.0
 """Seconds for the bus to let us in."""
 
 Lock = Callable[[str], None]
-Concerns = Callable[[int], bool]
+Concerns = Callable[[int], Awaitable[bool]]
 
 
 class BusGoneError(Exception):
@@ -89,10 +89,18 @@ def concerns(service: Service) -> Concerns:
 
     Not everybody's there: or who has no say in the vault could lock it.
     """
-    return _is_operator if service == "system" else (lambda uid: uid == os.getuid())
+    return _is_operator if service == "system" else _is_own
 
 
-def _is_operator(uid: int) -> bool:
+async def _is_own(uid: int) -> bool:
+    return uid == os.getuid()
+
+
+async def _is_operator(uid: int) -> bool:
+    return await trio.to_thread.run_sync(_may_operate, uid)  # a directory may be asked over the network
+
+
+def _may_operate(uid: int) -> bool:
     try:
         user = pwd.getpwuid(uid)
         return uid == 0 or grp.getgrnam(OPERATORS).gr_gid in os.getgrouplist(user.pw_name, user.pw_gid)
@@ -225,7 +233,7 @@ class Logind:
             )
         except BusGoneError as error:
             return str(error) != NO_SESSION
-        return await trio.to_thread.run_sync(self._concerns, uid)
+        return await self._concerns(uid)
 
 
 def _shows_lock(member: str, body: Any) -> bool:
