@@ -210,6 +210,7 @@ class Conversation:
         end = 0 if self._extent is None else self._extent.end  # if known, all of it fits at once
         # No message that the scanner lets pass is longer than the most.
         larger = bytearray(min(max(2 * len(self.buffer), end), self._most))
-        larger[: self._stop] = memoryview(self.buffer)[: self._stop]
+        # By a view of both: a bytearray copies what it is assigned first, and frees that unwiped.
+        memoryview(larger)[: self._stop] = memoryview(self.buffer)[: self._stop]
         wipe(self.buffer)
         self.buffer = larger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._errors import BadRequestError
 from ._messages import unpack_head
 from ._scan import Scanner
-from .limits import MAX_AGENT_FRAME
+from .limits import MAX_AGENT_ELEMENTS, MAX_AGENT_FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Decoder:
 
     def __init__(self, *, max_frame: int = MAX_AGENT_FRAME) -> None:
         self._buffer = bytearray()
-        self._scanner = Scanner(max_head=max_frame)
+        self._scanner = Scanner(max_head=max_frame, max_elements=MAX_AGENT_ELEMENTS)
 
     def feed(self, data: Buffer) -> None:
         """Take in what has arrived."""

@@ -71,31 +71,40 @@ def _measure(buffer: Buffer, position: int, bound: int) -> tuple[int, int]:
     return end, 2 * length if lead in _LONG_MAPS else length
 
 
-def _too_much(depth: int) -> TooLargeError:
+def _too_much(depth: int, most: int) -> TooLargeError:
     if depth > limits.MAX_DEPTH:
         return TooLargeError(f"a message is nested deeper than {limits.MAX_DEPTH}")
-    return TooLargeError(f"a message has more than {limits.MAX_ELEMENTS} elements")
+    return TooLargeError(f"a message has more than {most} elements")
 
 
 # What is kept between two calls; immutable, so that an error leaves it as it was: the offset of the first element not
 # yet passed, from the start of the message; how many elements are still to come in the innermost open container (at
 # first: the message itself), and in each of those around it; how many more elements the message may have; whether
 # the container within the outermost one is an array.
-_FRESH: State = (0, 1, (), limits.MAX_ELEMENTS, False)
+def _fresh(max_elements: int) -> State:
+    return 0, 1, (), max_elements, False
 
 
 class Scanner:
     """Finds the end of one head after another in a stream.
 
-    *max_head* bounds the bytes of a head, the header of a value included; *max_value* those of a value.
+    *max_head* bounds the bytes of a head, the header of a value included; *max_value* those of a value; *max_elements*
+    the members of arrays, keys and values of maps.
     """
 
-    __slots__ = ("_max_head", "_max_value", "_state")
+    __slots__ = ("_max_elements", "_max_head", "_max_value", "_state")
 
-    def __init__(self, *, max_head: int = limits.MAX_HEAD, max_value: int = limits.MAX_VALUES) -> None:
+    def __init__(
+        self,
+        *,
+        max_head: int = limits.MAX_HEAD,
+        max_value: int = limits.MAX_VALUES,
+        max_elements: int = limits.MAX_ELEMENTS,
+    ) -> None:
         self._max_head = max_head
         self._max_value = max_value
-        self._state = _FRESH
+        self._max_elements = max_elements
+        self._state = _fresh(max_elements)
 
     @property
     def begun(self) -> bool:
@@ -135,12 +144,12 @@ class Scanner:
                 left = children
                 budget -= children
                 if budget < 0 or len(outer) > limits.MAX_DEPTH:
-                    raise _too_much(len(outer))
+                    raise _too_much(len(outer), self._max_elements)
                 if len(outer) == 2:
                     in_array = lead in _ARRAYS
             while not left:
                 if not outer:
-                    self._state = _FRESH
+                    self._state = _fresh(self._max_elements)
                     return Extent(position, position, False)
                 left = outer.pop()
         if max(end, position + 1) > limit:
@@ -153,5 +162,5 @@ class Scanner:
             raise BadRequestError("a bin that is not the last element of a message's parameters or result")
         if size > self._max_value:
             raise TooLargeError(f"a value of {size} bytes; the limit is {self._max_value}")
-        self._state = _FRESH
+        self._state = _fresh(self._max_elements)
         return Extent(head_end, head_end + size, True)

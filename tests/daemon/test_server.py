@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import math
 import os
 import select
 import socket
+import struct
 import sys
+import termios
 import weakref
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -361,6 +364,20 @@ async def test_a_connection_that_ends_within_a_message(house: House) -> None:
     peer.sock.shutdown(socket.SHUT_WR)
     assert isinstance(await peer.closed(), BadRequestError)
     assert house.core.arena.in_use == (await idle_arena(house))
+
+
+async def test_an_operator_who_sends_what_nobody_answers_is_not_the_only_one_who_is_heard(
+    house: House,
+) -> None:
+    await granted(house)
+    peer = await house.connect(house.core.places.operator_socket)
+    await trio.testing.wait_all_tasks_blocked()
+    with socket.socket(fileno=os.dup(peer.sock.fileno())) as line:
+        assert line.send(pack_notification("x", {}) * 100_000) > 10_000
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        (waiting,) = struct.unpack("i", fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)))
+    assert waiting > 0
 
 
 async def idle_arena(house: House) -> int:

@@ -104,6 +104,13 @@ def test_an_agents_largest_hello_fits() -> None:
     assert decode([hello]) == [1]
 
 
+@pytest.mark.parametrize(("pairs", "read"), [(141, [1]), (142, ["too_large"])])
+def test_an_agents_message_has_so_many_elements(pairs: int, read: list[object]) -> None:
+    params = {f"{number:03}": None for number in range(pairs)}
+    assert limits.MAX_AGENT_ELEMENTS - 1 == 4 + 1 + 2 * 141
+    assert decode([pack_request(1, "hello", params)]) == read
+
+
 def test_more_than_an_agents_frame_is_refused_before_it_is_there() -> None:
     size = limits.MAX_AGENT_FRAME
     assert decode([b"\x94\x00\x01\xa1m\x91\x81\xa1k\xdb" + size.to_bytes(4, "big")]) == ["too_large"]

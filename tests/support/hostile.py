@@ -31,6 +31,8 @@ MANY = GET * 256
 OVERSIZED = b"\x94\x00\x01\xdb\x7f\xff\xff\xff" + b"x" * (96 * 1024)
 """A request whose method is a text of 2 GiB, and more of it than any message of an agent may have."""
 MALFORMED = b"\xc1\xff\x00GET / HTTP/1.1\r\n\r\n"
+HEAVY = (b"\x93\x02\xa1x\x91\xdc\x01\x1c" + b"\x80" * 284) * 64
+"""Notifications of as many elements as a message of an agent may have: what takes longest to read, byte for byte."""
 START_TIMEOUT = 120.0
 
 
@@ -121,6 +123,13 @@ def malformed(client: Client) -> None:
         client.read()
 
 
+def heavy(client: Client) -> None:
+    """Send messages that take long to read, and ask for nothing."""
+    if client.open():
+        client.send(HEAVY)
+        client.read()
+
+
 def eager(client: Client) -> None:
     """Ask for what it may have as fast as it is served."""
     if client.open(HELLO):
@@ -142,7 +151,7 @@ def idle(client: Client) -> None:
 
 
 KINDS: dict[str, Callable[[Client], None]] = {
-    kind.__name__: kind for kind in (slow, oversized, storm, unread, malformed, eager, deaf)
+    kind.__name__: kind for kind in (slow, oversized, storm, unread, malformed, heavy, eager, deaf)
 }
 PAUSES = {"slow": 1.0, "deaf": 0.1, "idle": 0.1}
 """Seconds between two acts of the crowd, for those that do not act as fast as they can."""

@@ -105,6 +105,8 @@ class Inbox:
             if self._extent is not None and self._extent.end <= self._have:
                 if (message := self._cut(slot, self._extent)) is not None:
                     return message
+                # Nobody answers it: without this, who sends them without end would be the only one who is heard.
+                await trio.lowlevel.checkpoint()
                 continue
             if not await self._fill(self._room()):
                 self._end()
