@@ -11,6 +11,7 @@ FIGURES = {
     "get": requests.get,
     "load": requests.load,
     "connect": requests.connect,
+    "identify": requests.identification,
     "status": commands.status,
     "script": commands.script,
     "peers": peers.peers,

@@ -7,6 +7,8 @@ import socket
 import time
 from functools import partial
 
+from avault_daemon.callers.caller import credentials, identify
+
 from . import turns
 from .stage import NAME, Stage, ask, connected, stage
 
@@ -39,6 +41,31 @@ def connect() -> None:
         echoed = turns.latency(partial(ask, peer, on.request))
         compared = turns.in_turns(turns.latency(one), echoed, ROUNDS)
         print(compared.line("connect, hello, get, close / echo", "us", 1e6))
+
+
+def identification() -> None:
+    """What the kernel is asked of who has connected, of a process anew and of one that is known; the peer is the echo."""
+    with (
+        stage() as on,
+        on.echo() as path,
+        connected(str(path)) as peer,
+        socket.socket(socket.AF_UNIX) as door,
+    ):
+        door.bind(str(on.folder / "door"))
+        door.listen()
+        with connected(door.getsockname()), door.accept()[0] as sock:
+            _, process = identify(sock, credentials(sock), None, exe=False)
+
+            def anew() -> None:
+                identify(sock, credentials(sock), None, exe=False)[1].close()
+
+            def again() -> None:
+                identify(sock, credentials(sock), None, known=process, exe=False)[1].close()
+
+            echoed = turns.latency(partial(ask, peer, on.request))
+            for name, one in (("identifying / echo", anew), ("a known process / echo", again)):
+                print(turns.in_turns(turns.latency(one), echoed, ROUNDS).line(name, "us", 1e6))
+            process.close()
 
 
 def load() -> None:
