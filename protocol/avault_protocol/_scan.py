@@ -77,14 +77,6 @@ def _too_much(depth: int, most: int) -> TooLargeError:
     return TooLargeError(f"a message has more than {most} elements")
 
 
-# What is kept between two calls; immutable, so that an error leaves it as it was: the offset of the first element not
-# yet passed, from the start of the message; how many elements are still to come in the innermost open container (at
-# first: the message itself), and in each of those around it; how many more elements the message may have; whether
-# the container within the outermost one is an array.
-def _fresh(max_elements: int) -> State:
-    return 0, 1, (), max_elements, False
-
-
 class Scanner:
     """Finds the end of one head after another in a stream.
 
@@ -92,7 +84,7 @@ class Scanner:
     the members of arrays, keys and values of maps.
     """
 
-    __slots__ = ("_max_elements", "_max_head", "_max_value", "_state")
+    __slots__ = ("_fresh", "_max_elements", "_max_head", "_max_value", "_state")
 
     def __init__(
         self,
@@ -104,7 +96,12 @@ class Scanner:
         self._max_head = max_head
         self._max_value = max_value
         self._max_elements = max_elements
-        self._state = _fresh(max_elements)
+        # What is kept between two calls; immutable, so that an error leaves it as it was: the offset of the first element
+        # not yet passed, from the start of the message; how many elements are still to come in the innermost open
+        # container (at first: the message itself), and in each of those around it; how many more elements the message
+        # may have; whether the container within the outermost one is an array.
+        self._fresh: State = (0, 1, (), max_elements, False)
+        self._state: State = self._fresh
 
     @property
     def begun(self) -> bool:
@@ -149,7 +146,7 @@ class Scanner:
                     in_array = lead in _ARRAYS
             while not left:
                 if not outer:
-                    self._state = _fresh(self._max_elements)
+                    self._state = self._fresh
                     return Extent(position, position, False)
                 left = outer.pop()
         if max(end, position + 1) > limit:
@@ -162,5 +159,5 @@ class Scanner:
             raise BadRequestError("a bin that is not the last element of a message's parameters or result")
         if size > self._max_value:
             raise TooLargeError(f"a value of {size} bytes; the limit is {self._max_value}")
-        self._state = _fresh(self._max_elements)
+        self._state = self._fresh
         return Extent(head_end, head_end + size, True)
